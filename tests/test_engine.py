@@ -1,0 +1,338 @@
+"The engine in real processes: the papermill command line, signals, deaths. Every process has a deadline."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+DEADLINE = 90  # seconds; each of these processes takes two or three on an idle machine
+PAPERMILL = [sys.executable, "-m", "papermill", "--engine", "r1nb", "--no-progress-bar"]
+TICKING = "import time\nfor i in range(100000):\n    print('tick', i, time.time()); time.sleep(.05)"
+
+
+def write(folder, *cells, parameters="x = 1"):
+    "A job notebook with a parameters cell in front of `cells`."
+    cells = [new_code_cell(c) if isinstance(c, str) else c for c in cells]
+    nb = new_notebook(cells=[new_code_cell(parameters, metadata={"tags": ["parameters"]}), *cells])
+    nb.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+    path = folder / "in.ipynb"
+    nbformat.write(nb, path)
+    return path
+
+
+def start(command, **kwargs):
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **kwargs.pop("env", {})}
+    env.pop("MPLBACKEND", None)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(list(map(str, command)), stdout=pipe, stderr=pipe, text=True, env=env, **kwargs)
+
+
+def finish(process):
+    try:
+        out, err = process.communicate(timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def papermill(folder, path, *args, **kwargs):
+    return finish(start([*PAPERMILL, path, folder / "out.ipynb", *args], cwd=folder, **kwargs))
+
+
+def record(folder):
+    "The executed notebook's code cells. Reading validates it."
+    nb = nbformat.read(folder / "out.ipynb", as_version=4)
+    nbformat.validate(nb)
+    return [c for c in nb.cells if c.cell_type == "code"]
+
+
+def states(cells):
+    return [c.metadata.papermill.status for c in cells]
+
+
+def text(cell, name="stdout"):
+    return "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == name)
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"no {what} within {DEADLINE} s")
+
+
+@pytest.fixture
+def ticking(tmp_path):
+    "A process in the middle of a cell that prints the time, run by run_notebook."
+    path = write(tmp_path, TICKING, "print('never')")
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from r1nb.engine import run_notebook; run_notebook(sys.argv[1], sys.argv[2])"
+    )
+    process = start([sys.executable, "-c", code, path, tmp_path / "out.ipynb"])
+    try:
+        assert "tick 0" in process.stdout.readline()
+        yield tmp_path, process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_outputs_of_every_kind(tmp_path):
+    path = write(
+        tmp_path,
+        new_markdown_cell("# text"),
+        "print('out', x); import sys; print('err', file=sys.stderr)",
+        "import logging, warnings; logging.warning('logged'); warnings.warn('warned')",
+        "'value'",
+        "'quiet';",
+        "import pandas as pd; pd.DataFrame({'a': [x]})",
+        "%matplotlib inline\nimport matplotlib.pyplot as plt\n"
+        "plt.plot([1]); plt.show(); print('after')\nplt.figure(); plt.plot([2]);",
+        "assert not plt.get_fignums()\nimport matplotlib; matplotlib.use('Agg')\nplt.plot([3]);",
+        "from IPython.display import display, clear_output, Image, JSON\n"
+        "h = display('first', display_id=True); display(JSON({'a': 1}))",
+        "h.update('second')",
+        "print('gone'); clear_output(wait=True); print('kept')",
+        "!echo from the shell\n%time y = 2",
+        "import asyncio\nawait asyncio.sleep(.01); 'awaited'",
+        "import pickle\ndef f(v): return v + 1\nassert pickle.loads(pickle.dumps(f)) is f and __name__ == '__main__'",
+        "import multiprocessing as mp\nwith mp.get_context('fork').Pool(1) as p: r = p.map(f, [1])\nr",
+        "get_ipython().run_line_magic('cd', '-q /'); display(Image(data=b'\\x89PNG\\r\\n\\x1a\\n'))",
+    )
+    rc, out, err = papermill(tmp_path, path, "-p", "x", "7")
+    assert rc == 0, err
+    cells = record(tmp_path)
+    assert set(states(cells)) == {"completed"}
+    assert all(c.metadata.papermill.duration >= 0 and c.execution_count == i + 1 for i, c in enumerate(cells))
+    stream, logs, value, quiet, frame, inline, agg, first, update, cleared, shell, awaited, _, forked, image = cells[2:]
+    assert (text(stream), text(stream, "stderr")) == ("out 7\n", "err\n")
+    assert "logged" in text(logs, "stderr") and "UserWarning: warned" in text(logs, "stderr")
+    result = {"output_type": "execute_result", "data": {"text/plain": "'value'"}, "metadata": {}}
+    assert value.outputs == [{**result, "execution_count": value.execution_count}]
+    assert quiet.outputs == []
+    assert "<table" in frame.outputs[0].data["text/html"] and "7" in frame.outputs[0].data["text/plain"]
+    assert [o.output_type for o in inline.outputs] == ["display_data", "stream", "display_data"]
+    assert all(o.data["image/png"].startswith("iVBOR") for o in [inline.outputs[0], inline.outputs[2], agg.outputs[0]])
+    assert first.outputs[0].data["text/plain"] == "'second'" and first.outputs[1].data["application/json"] == {"a": 1}
+    assert update.outputs == []
+    assert text(cleared) == "kept\n"
+    assert text(shell).startswith("from the shell\n") and "Wall time" in text(shell)
+    assert awaited.outputs[0].data["text/plain"] == "'awaited'"
+    assert forked.outputs[0].data["text/plain"] == "[2]"
+    assert image.outputs[0].data["image/png"].startswith("iVBOR")
+    nb = json.loads((tmp_path / "out.ipynb").read_text())
+    assert nb["metadata"]["language_info"]["name"] == "python" and nb["metadata"]["papermill"]["exception"] is None
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
+
+
+def test_a_failing_cell_leaves_a_partial_record(tmp_path):
+    path = write(tmp_path, "print('before'); print(undefined_name)", "print('never')")
+    rc, out, err = papermill(tmp_path, path)
+    assert rc != 0 and "PapermillExecutionError" in err
+    cells = record(tmp_path)
+    assert states(cells) == ["completed", "failed", "pending"]
+    failed = cells[1]
+    assert failed.metadata.papermill.exception is True and failed.metadata.papermill.duration > 0
+    assert text(failed) == "before\n"
+    error = failed.outputs[-1]
+    assert error.ename == "NameError" and "\x1b[" in error.traceback[-1]
+    lines = "\n".join(error.traceback)
+    assert "undefined_name" in lines and "r1nb" not in lines  # only the cell's own frames
+    assert cells[2].execution_count is None and cells[2].metadata.papermill.start_time is None
+
+
+@pytest.mark.parametrize(
+    "source, ename, state",
+    [
+        ("import sys; sys.exit(3)", "SystemExit", "failed"),
+        ("import sys; sys.exit(0)", None, "completed"),
+        ("1 +", "SyntaxError", "failed"),
+        ("%nosuchmagic", "UsageError", "failed"),
+        ("raise ExceptionGroup('several', [OSError(1)])", "ExceptionGroup", "failed"),
+    ],
+)
+def test_how_a_cell_ends(tmp_path, source, ename, state):
+    from papermill import PapermillExecutionError
+
+    from r1nb.engine import run_notebook
+
+    try:
+        run_notebook(write(tmp_path, source, "print('never')"), tmp_path / "out.ipynb", live=False)
+        raised = None
+    except PapermillExecutionError as e:
+        raised = e.ename
+    assert (raised, states(record(tmp_path))) == (ename, ["completed", state, "pending"])
+    assert "To exit: use" not in (tmp_path / "out.ipynb").read_text()
+
+
+def test_tags(tmp_path):
+    from r1nb.engine import run_notebook
+
+    path = write(
+        tmp_path,
+        new_code_cell("int('x')", metadata={"tags": ["raises-exception"]}),
+        new_code_cell("1/0", metadata={"tags": ["skip-execution"]}),
+        "print('reached')",
+    )
+    run_notebook(path, tmp_path / "out.ipynb", live=False)
+    cells = record(tmp_path)
+    assert states(cells) == ["completed", "completed", "pending", "completed"]
+    assert "ValueError" in text(cells[1], "stderr") and text(cells[3]) == "reached\n"
+
+
+def test_only_python(tmp_path):
+    from r1nb.engine import run_notebook
+    from r1nb.settings import InputError
+
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace('"language": "python"', '"language": "R"'))
+    with pytest.raises(InputError, match="a notebook in r; the engine r1nb runs python"):
+        run_notebook(path, tmp_path / "out.ipynb")
+
+
+def test_progress_bars_are_one_line_and_live(tmp_path):
+    path = write(
+        tmp_path,
+        "from tqdm.auto import tqdm\nfor i in tqdm(range(300), mininterval=0, desc='train'):\n"
+        "    if i % 100 == 0: print('loss', i)",
+    )
+    rc, out, err = papermill(tmp_path, path, env={"R1NB_LIVE": "1"})
+    assert rc == 0, err
+    cell = record(tmp_path)[1]
+    assert text(cell) == "loss 0\nloss 100\nloss 200\n"
+    (bar,) = [line for line in text(cell, "stderr").splitlines() if line]
+    assert bar.startswith("train: 100%") and len(cell.outputs) == 2
+    assert out.count("loss") == 3 and err.count("train:") >= 300  # the terminal sees every update
+
+
+@pytest.mark.parametrize(
+    "signum, ename, rc", [(signal.SIGTERM, "Terminated", 1), (signal.SIGINT, "KeyboardInterrupt", -2)]
+)
+def test_signals_complete_the_record(ticking, signum, ename, rc):
+    folder, process = ticking
+    sent = time.time()
+    process.send_signal(signum)
+    if signum == signal.SIGTERM:
+        process.send_signal(signum)  # launchers repeat themselves
+    code, out, err = finish(process)
+    assert code == rc and ename in err.splitlines()[-1]
+    cells = record(folder)
+    assert states(cells) == ["completed", "failed", "pending"]
+    assert cells[1].outputs[-1].ename == ename and cells[1].metadata.papermill.end_time
+    last = float(text(cells[1]).split()[-1])
+    assert sent - last < 1  # nothing is lost
+
+
+def test_a_cell_cannot_swallow_sigterm(tmp_path):
+    swallow = "import time\nprint('here')\ntry: time.sleep(80)\nexcept BaseException: print('ha')"
+    path = write(tmp_path, swallow, "print('never')")
+    process = start([*PAPERMILL, "--log-output", path, tmp_path / "out.ipynb"])
+    for line in process.stdout:
+        if "here" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rc, out, err = finish(process)
+    cells = record(tmp_path)
+    assert rc != 0 and "Terminated" in err and states(cells) == ["completed", "failed", "pending"]
+    assert text(cells[1]) == "here\nha\n" and cells[1].outputs[-1].ename == "Terminated"
+
+
+def test_sigkill_loses_seconds_only(ticking):
+    folder, process = ticking
+    time.sleep(8)  # longer than an autosave interval
+    killed = time.time()
+    process.kill()
+    finish(process)
+    cells = record(folder)
+    assert states(cells) == ["completed", "running", "pending"]
+    assert killed - float(text(cells[1]).splitlines()[-1].split()[-1]) < 7
+
+
+def test_a_silent_cell_is_saved_too(tmp_path):
+    path = write(tmp_path, "import time\nprint('last words'); time.sleep(80)")
+    process = start([*PAPERMILL, "--autosave-cell-every", "1", path, tmp_path / "out.ipynb"])
+    out = tmp_path / "out.ipynb"
+    try:
+        wait_for(lambda: out.exists() and '"last words' in out.read_text(), "autosave of a silent cell")
+    finally:
+        process.kill()
+        process.communicate()
+    assert text(record(tmp_path)[1]) == "last words\n"
+
+
+def test_handlers_and_streams_are_restored(tmp_path):
+    path = write(tmp_path, "import os, signal\nassert callable(signal.getsignal(signal.SIGTERM))\nv = os.getcwd(); v")
+    code = f"""if 1:
+        import signal, sys, os
+        from r1nb.engine import run_notebook
+        main, handler = sys.modules['__main__'], signal.getsignal
+        state = lambda: [handler(signal.SIGTERM), handler(signal.SIGINT), sys.stdout, sys.modules['__main__'] is main]
+        before = state()
+        nb = run_notebook({str(path)!r}, 'deep/er/out.ipynb', live=False, cwd='/')
+        assert before == state()
+        assert nb.cells[-1].outputs[0].data['text/plain'] == repr('/'), nb.cells[-1]
+        run_notebook({str(path)!r}, os.devnull, live=False)
+        assert not os.path.isfile(os.devnull)
+        from IPython import get_ipython
+        print(get_ipython(), os.listdir('deep/er'))"""
+    rc, out, err = finish(start([sys.executable, "-c", code], cwd=tmp_path))
+    assert rc == 0 and out == "None ['out.ipynb']\n", err
+
+
+def test_wrong_parameters_are_named(tmp_path):
+    from r1nb.engine import check_parameters, run_notebook
+    from r1nb.settings import InputError
+
+    path = write(tmp_path, parameters="learning_rate = 1e-4\nsteps: int = 3")
+    check_parameters(path, ["steps", "learning_rate"])
+    with pytest.raises(InputError, match="unknown parameter 'learning_rat'; did you mean 'learning_rate'?"):
+        run_notebook(path, tmp_path / "out.ipynb", {"learning_rat": 1})
+    with pytest.raises(InputError, match="nowhere.ipynb: cannot be read: No such file"):
+        check_parameters(tmp_path / "nowhere.ipynb", [])
+    nbformat.write(new_notebook(), path)
+    with pytest.raises(InputError, match="none of its cells is tagged 'parameters'"):
+        check_parameters(path, ["x"])
+    path.write_text("not json")
+    with pytest.raises(InputError, match="is no notebook"):
+        check_parameters(path, ["x"])
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
+def test_a_child_dies_with_its_parent(tmp_path):
+    child = (
+        "from r1nb.engine import die_with_parent; import os, time, pathlib\n"
+        "die_with_parent(); pathlib.Path('pid.tmp').write_text(str(os.getpid()))\n"
+        "os.rename('pid.tmp', 'pid'); time.sleep(80)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = start([sys.executable, "-c", parent], cwd=tmp_path)
+    pid = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "child"))
+    process.kill()
+    process.wait()
+
+    def gone():
+        try:
+            return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    wait_for(gone, "end of the child")
+    process.communicate()
+
+
+def test_importing_the_engine_is_light():
+    code = "import r1nb.engine, sys; print({'torch', 'IPython', 'papermill', 'nbformat'} & set(sys.modules))"
+    rc, out, err = finish(start([sys.executable, "-c", code]))
+    assert (rc, out) == (0, "set()\n"), err

@@ -1,0 +1,204 @@
+"""Reward functions: TRL's protocol, the forms, the registry."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r1nb.rewards import (
+    REWARDS,
+    accuracy_reward,
+    completion_texts,
+    format_reward,
+    format_zero_reward,
+    get_reward_funcs,
+    open_think,
+    preview_rewards,
+    register_reward,
+    tag_count_reward,
+)
+from r1nb.settings import InputError
+
+RIGHT = r"<think>9*2</think>\boxed{18}"
+
+
+def chat(*texts):
+    return [[{"role": "assistant", "content": t}] for t in texts]
+
+
+def test_accuracy_for_strings_and_conversations():
+    texts, answer = (
+        [RIGHT, r"<think>9+2</think>\boxed{11}", "<think>18</think>18", RIGHT, RIGHT],
+        ["18", "18", "18", "", None],
+    )
+    expected = [1.0, 0.0, 0.0, None, None]
+    assert accuracy_reward(texts, answer) == expected
+    assert (
+        accuracy_reward(
+            completions=chat(*texts), answer=answer, prompts=[[{"role": "user", "content": "?"}]] * 5, ids=[1] * 5
+        )
+        == expected
+    )
+
+
+def test_accuracy_of_a_symbolic_answer():
+    assert accuracy_reward(chat(r"\boxed{2\sqrt2}", r"\boxed{2\sqrt3}"), [r"\sqrt{8}"] * 2) == [1.0, 0.0]
+
+
+def test_accuracy_logs_what_it_extracted():
+    logged = {}
+    accuracy_reward(chat(RIGHT, "18"), ["18", "18"], log_extra=lambda name, values: logged.update({name: values}))
+    assert logged == {"extracted_answer": ["18", ""]}
+
+
+def test_a_box_in_an_unfinished_thought_pays_nothing():
+    cut = r"so \boxed{18}. But"
+    rendered = "9*2?<|im_start|>assistant\n<think>\n"
+    assert accuracy_reward([cut, cut], ["18"] * 2, prompts=["9*2?", rendered]) == [1.0, 0.0]
+    (func,) = get_reward_funcs(["accuracy"], prefill=open_think(rendered))
+    assert func(completions=chat(cut, "9*2</think>\\boxed{18}"), prompts=None, answer=["18"] * 2) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "r1", "zero"),
+    [
+        ("<think>a</think>b", 1, 0),
+        ("\n<think>\na\n</think>\n\nb\n", 1, 0),
+        ("<think>2 < 3</think> 2 < 3", 1, 0),
+        ("<think>a</think><answer>b</answer>", 1, 1),
+        ("<think>\na\n</think>\n<answer>\nb\n</answer>\n", 1, 1),
+        ("<think>a</think><answer>b</answer> c", 1, 0),
+        ("<think>a</think><answer> </answer>", 1, 0),
+        ("<think>a</think><answer>b</answer><answer>c</answer>", 1, 0),
+        ("<think>a</think>", 0, 0),
+        ("<think>a</think>  \n", 0, 0),
+        ("<think>  </think>b", 0, 0),
+        ("<think>a", 0, 0),
+        ("a</think>b", 0, 0),
+        ("b", 0, 0),
+        ("", 0, 0),
+        ("x<think>a</think>b", 0, 0),
+        ("<think>a</think>b<think>c</think>d", 0, 0),
+        ("<think>a<think>b</think>c", 0, 0),
+    ],
+)
+def test_forms(text, r1, zero):
+    assert format_reward([text]) == format_reward(chat(text)) == [float(r1)]
+    assert format_zero_reward([text]) == [float(zero)]
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_form_of_any_thought_and_answer(thought, answer):
+    expected = float(bool(thought.strip()) and bool(answer.strip()))
+    assert format_reward([f"<think>{thought}</think>{answer}"]) == [expected]
+
+
+@pytest.mark.parametrize("func", [format_reward, format_zero_reward, tag_count_reward])
+def test_a_prompt_that_ends_with_think_counts(func):
+    text = "<think>\na\n</think>\n<answer>\nb\n</answer>"
+    rest = text.removeprefix("<think>\n")
+    assert func([text, rest]) == [1.0, 0.75 if func is tag_count_reward else 0.0]
+    assert func([text, rest], prompts=["? <think>\n"] * 2) == [1.0, 1.0]
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<think>\n"}]
+    assert func(chat(text, rest), prompts=[messages] * 2) == [1.0, 1.0]
+    user = [{"role": "user", "content": "What does this tag mean: <think>\n"}]
+    assert func(chat(rest), prompts=[user]) != [1.0]
+    (filled,) = get_reward_funcs([func.__name__.removesuffix("_reward")], prefill="<think>\n")
+    assert filled.__name__ == func.__name__
+    assert filled(completions=chat(text, rest), prompts=[user] * 2, answer=["b"] * 2) == [1.0, 1.0]
+    assert filled(completions=[text, rest]) == [1.0, 1.0]
+
+
+def test_tag_count_asks_for_exactly_one():
+    pieces = ["<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>"]
+    assert [tag_count_reward([p])[0] for p in pieces] == [0.25] * 4
+    assert tag_count_reward(["".join(pieces), "".join(pieces[:2]), "".join(pieces) * 2, "<think></think>"]) == [
+        1.0,
+        0.5,
+        0.0,
+        0.0,
+    ]
+
+
+def test_texts_of_messages():
+    split = {"role": "assistant", "content": "b", "reasoning_content": "a"}
+    parts = {"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}
+    tool = [
+        {"role": "assistant", "content": "call"},
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "content": "end"},
+    ]
+    empty = {"role": "assistant", "content": None}
+    assert completion_texts([[split], [parts], tool, [empty], []]) == ["<think>\na\n</think>\nb", "xy", "end", "", ""]
+    assert format_reward([[split]]) == [1.0]
+
+
+def test_names():
+    funcs = get_reward_funcs(["accuracy", "format", "tag_count", "r1nb.rewards:format_zero_reward"])
+    assert [f.__name__ for f in funcs] == ["accuracy_reward", "format_reward", "tag_count_reward", "format_zero_reward"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("acuracy", "did you mean 'accuracy'"),
+        ("zzz", "valid: accuracy, format"),
+        ("no_such_module:f", "no_such_module"),
+        ("r1nb.rewards:format_rewrd", "did you mean 'format_reward'"),
+        ("r1nb.rewards:TAGS", "is no function"),
+        (":f", "cannot be imported"),
+    ],
+)
+def test_unknown_names_are_explained(name, message):
+    with pytest.raises(InputError, match="(?s)" + message):
+        get_reward_funcs([name])
+
+
+def test_names_must_be_a_list():
+    with pytest.raises(InputError, match="list"):
+        get_reward_funcs("accuracy")
+
+
+def test_own_reward(monkeypatch, tmp_path):
+    (tmp_path / "my_rewards.py").write_text("def short(completions, **_): return [-len(c) for c in completions]")
+    monkeypatch.syspath_prepend(tmp_path)
+    table = preview_rewards(["?"] * 2, ["ab", "abcd"], ["my_rewards:short"])
+    assert table["my_rewards:short"].tolist() == [-2, -4]
+
+
+def test_register(monkeypatch):
+    monkeypatch.setattr("r1nb.rewards.REWARDS", REWARDS)
+    try:
+
+        @register_reward("always_one")
+        def always_one_reward(completions, **columns):
+            return [1.0] * len(completions)
+
+        assert get_reward_funcs(["always_one"])[0](completions=["a"]) == [1.0]
+        register_reward("always_one")(always_one_reward)  # a notebook's cell run twice
+        with pytest.raises(InputError, match="registered already"):
+            register_reward("format")(always_one_reward)
+        assert REWARDS["format"] is format_reward
+    finally:
+        REWARDS.pop("always_one", None)
+
+
+def test_preview():
+    table = preview_rewards(["p"] * 3, chat(RIGHT, "18", RIGHT), ["accuracy", "format"], answer=["18", "18", ""])
+    assert list(table.columns) == ["prompt", "completion", "accuracy", "format"]
+    assert table["accuracy"].fillna(-1).tolist() == [1, 0, -1]
+    assert table["format"].tolist() == [1, 0, 1]
+    with pytest.raises(InputError, match="answer: 1 values for 3"):
+        preview_rewards(["p"] * 3, chat(RIGHT, "18", RIGHT), ["accuracy"], answer=["18"])
+
+
+def test_import_is_light():
+    code = textwrap.dedent("""
+        import sys, r1nb.rewards
+        print(sorted({'torch', 'sympy', 'trl', 'pandas'} & set(sys.modules)))""")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert out.stdout.strip() == "[]", out.stderr
