@@ -103,12 +103,10 @@ def _keys(stage: str, word: str) -> int:
             print(f"--{f.name}  ({default!r})\n      {' '.join(str(f.metadata.get('help', '')).split())}")
     return 0
 
-# %% ../nbs/70_cli.ipynb #39888e69
-def _last_metric(run) -> str:
+# %% ../nbs/70_cli.ipynb #cccefbb6
+def _last_metric(metrics) -> str:
     last = {}
-    try:
-        for row in run.metrics: last.update(row)
-    except InputError: return '?'
+    for row in metrics: last.update(row)
     return ', '.join(f"{name} {last[key]:.3g}" for key, name in (('loss', 'loss'), ('reward', 'reward')) if isinstance(last.get(key), (int, float)))
 
 def _duration(seconds) -> str:
@@ -121,11 +119,13 @@ def _runs(args, rest) -> int:
     for run in list_runs(root):
         m = run.manifest
         if args.stage and m.get('stage') != args.stage: continue
-        steps = [r['step'] for r in run.metrics] if (run/'metrics.jsonl').exists() else []
+        try: metrics = run.metrics
+        except InputError: metrics = [{'step': '?'}]                       # damaged: the other runs are still worth a line
         rows.append({'run': str(run.path.relative_to(root)), 'stage': m.get('stage', ''), 'state': run.status, 'started': (m.get('started') or '')[:16].replace('T', ' '),
-                     'took': _duration(m.get('seconds')), 'step': max(steps, default=''), 'last': _last_metric(run),
+                     'took': _duration(m.get('seconds')), 'step': max((r['step'] for r in metrics), default=''), 'last': _last_metric(metrics),
                      'revision': (m.get('git') or {}).get('revision', '')[:8]})
-    if args.json: print('\n'.join(json.dumps(r) for r in rows))
+    if args.json:
+        for r in rows: print(json.dumps(r))
     elif not rows: print(f"no runs below {root}" + (f" of stage '{args.stage}'" if args.stage else ''))
     else:
         from r1nb.report import text_table
@@ -223,7 +223,7 @@ def _doctor(args, rest) -> int:
     print(text_table(rows))
     return int(any(r['state'] == 'FAIL' for r in rows))
 
-# %% ../nbs/70_cli.ipynb #2a075f10
+# %% ../nbs/70_cli.ipynb #3e3a8df9
 def main(arguments: list[str] | None = None) -> int:
     "The `r1nb` command; returns the exit code (see launch: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated)."
     from r1nb.launch import guarded
@@ -239,7 +239,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     commands = {'pipeline': _pipeline, 'run': _run, 'runs': _runs, 'show': _show, 'doctor': _doctor, **dict.fromkeys(STAGES, _stage)}
     if args.command in ('show', 'doctor') and rest: parser.error(f'unknown option {rest[0]}')
-    try: return guarded(lambda: commands[args.command](args, rest), getattr(args, 'debug', False))
+    try:
+        code = guarded(lambda: commands[args.command](args, rest), getattr(args, 'debug', False))
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

@@ -450,16 +450,20 @@ class R1nbEngine:
     def nb_language(cls, nb, language=None):
         return language or nb.metadata.get('kernelspec', {}).get('language', 'python').lower()
 
-# %% ../nbs/50_engine.ipynb #9e1425a4
+# %% ../nbs/50_engine.ipynb #600c4b34
+def _cells(notebook: str | Path) -> list[dict]:
+    "The cells of the file `notebook`. Raises `InputError` if it is none."
+    try: nb = json.loads(Path(notebook).read_text(encoding='utf-8'))
+    except OSError as e: raise InputError(f"{notebook}: cannot be read: {e.strerror}") from None
+    except ValueError: nb = None
+    if not isinstance(nb, dict) or not isinstance(nb.get('cells'), list): raise InputError(f"{notebook} is no notebook")
+    return nb['cells']
+
 def notebook_parameters(notebook: str | Path) -> dict[str, str]:
     """The names that the cell tagged `parameters` assigns, with their defaults as source text.
 
     Raises `InputError` if there is no such notebook or no such cell."""
-    try: nb = json.loads(Path(notebook).read_text(encoding='utf-8'))
-    except OSError as e: raise InputError(f"{notebook}: cannot be read: {e.strerror}") from None
-    except ValueError: raise InputError(f"{notebook} is no notebook") from None
-    cells = nb.get('cells', []) if isinstance(nb, dict) else []
-    cells = [c for c in cells if 'parameters' in c.get('metadata', {}).get('tags', [])]
+    cells = [c for c in _cells(notebook) if 'parameters' in c.get('metadata', {}).get('tags', [])]
     if not cells: raise InputError(f"{notebook} takes no parameters: none of its cells is tagged 'parameters'")
     source = ''.join(cells[0]['source'])
     try: tree = ast.parse(source)
@@ -472,8 +476,9 @@ def notebook_parameters(notebook: str | Path) -> dict[str, str]:
     return found
 
 def check_parameters(notebook: str | Path, names):
-    "Raise `InputError` unless every one of `names` is a parameter of `notebook`."
-    if not (names := list(names)) and Path(notebook).is_file(): return
+    "Raise `InputError` unless `notebook` is one and every one of `names` is a parameter of it."
+    _cells(notebook)
+    if not (names := list(names)): return
     valid = notebook_parameters(notebook)
     for name in names:
         if name not in valid: raise InputError(f"{notebook}: unknown parameter '{name}'; {did_you_mean(name, valid)}")

@@ -97,7 +97,7 @@ def align_tokens(tokenizer, model=None):
             if config is not None: config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     return tokenizer
 
-# %% ../nbs/03_models.ipynb #77b579d6
+# %% ../nbs/03_models.ipynb #544e07a7
 @dataclass
 class ModelChoice:
     "Which model, in which numbers."
@@ -105,6 +105,7 @@ class ModelChoice:
     model_revision: str = field(default='main', metadata={'help': 'Branch, tag or commit of a Hub model'})
     dtype: str = field(default='bfloat16', metadata={'help': 'float32, bfloat16, float16 or auto'})
     attn_implementation: str | None = field(default=None, metadata={'help': 'sdpa, eager, flash_attention_2, ...; default: eager on CPU, sdpa with a GPU'})
+    freeze_embeddings: bool = field(default=False, metadata={'help': 'Do not train the embedding and the output head: on a CPU a good part of a step is theirs'})
     trust_remote_code: bool = field(default=False, metadata={'help': "Run code from a Hub model's repository"})
     use_peft: bool = field(default=False, metadata={'help': 'Train a LoRA adapter (merged when saved) instead of all weights'})
     lora_r: int = field(default=16, metadata={'help': 'Rank of the adapter'})
@@ -116,7 +117,7 @@ class ModelChoice:
         valid = ('float32', 'bfloat16', 'float16', 'auto')
         if self.dtype not in valid: raise InputError(f"dtype: '{self.dtype}'; {did_you_mean(self.dtype, valid)}")
 
-# %% ../nbs/03_models.ipynb #b35d83aa
+# %% ../nbs/03_models.ipynb #376ae6f0
 def load_tokenizer(choice: ModelChoice, padding_side: str = 'left'):
     "The tokenizer of `choice`, tokens aligned. A model without a chat template gets ChatML, with a warning."
     from transformers import AutoTokenizer
@@ -138,6 +139,8 @@ def load_model(choice: ModelChoice, tokenizer=None):
         dtype=choice.dtype if choice.dtype == 'auto' else getattr(torch, choice.dtype),
         attn_implementation=choice.attn_implementation or ('sdpa' if gpu else 'eager'))
     if tokenizer is not None: align_tokens(tokenizer, model)
+    if choice.freeze_embeddings:
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight.requires_grad_(False)
     return model.to('cuda') if gpu and 'LOCAL_RANK' not in os.environ else model
 
 # %% ../nbs/03_models.ipynb #ba1fcacc

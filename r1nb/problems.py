@@ -50,20 +50,19 @@ class ProblemsConfig:
         if not 0 <= self.heldout_fraction <= 1: raise InputError(f"heldout_fraction: {self.heldout_fraction} is not between 0 and 1")
         if self.num_problems is not None and self.num_problems < 1: raise InputError(f"num_problems: {self.num_problems} is not positive")
 
-# %% ../nbs/02_problems.ipynb #be092894
+# %% ../nbs/02_problems.ipynb #ae69e65c
 def read_jsonl(path: str | Path) -> list[dict]:
     "Rows of a `.jsonl` file. Raises `InputError` with the line's number for a line that is no JSON object, and for an empty file."
     path, rows = Path(path), []
     if not path.is_file(): raise InputError(f"dataset file {path} does not exist{_neighbours(path)}")
-    with open(path, encoding='utf-8', errors='strict') as f:
-        try:
-            for number, line in enumerate(f, 1):
-                if not line.strip(): continue
-                try: row = json.loads(line)
-                except ValueError as e: raise InputError(f"{path}, line {number}: not valid JSON ({e}): {line.strip()[:80]!r}") from None
-                if not isinstance(row, dict): raise InputError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
-                rows.append(row)
-        except UnicodeDecodeError as e: raise InputError(f"{path}, after line {len(rows)}: not UTF-8 ({e.reason})") from None
+    with open(path, 'rb') as f:
+        for number, line in enumerate(f, 1):
+            if not line.strip(): continue
+            try: row = json.loads(line.decode())
+            except UnicodeDecodeError as e: raise InputError(f"{path}, line {number}: not UTF-8 ({e.reason})") from None
+            except ValueError as e: raise InputError(f"{path}, line {number}: not valid JSON ({e}): {line.decode().strip()[:80]!r}") from None
+            if not isinstance(row, dict): raise InputError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
+            rows.append(row)
     if not rows: raise InputError(f"{path} has no rows")
     return rows
 

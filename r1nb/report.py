@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CURVES', 'config_table', 'text_table', 'show_texts', 'curves', 'results_table', 'differences_table', 'accuracy_plot',
-           'failures', 'export_html']
+           'failures', 'export_html', 'report_pipeline']
 
 # %% ../nbs/60_report.ipynb #aa8bf321
 import html as _html, json
@@ -120,3 +120,22 @@ def export_html(notebook: str | Path, page: str | Path, hide_code: bool = True) 
     body = re.sub(r'(?s)<script type="module">(?:(?!</script>).)*https?://(?:(?!</script>).)*</script>', '', body)    # mermaid
     body = re.sub(r'<title>[^<]*</title>', f'<title>{_html.escape(Path(page).stem)}</title>', body, count=1)
     return write_text(page, body)
+
+# %% ../nbs/60_report.ipynb #4095a592
+def report_pipeline(path: str | Path) -> int:
+    "Execute the report notebook for the pipeline folder `path`; writes `report.ipynb`, `report.html` and `summary.txt` there. Returns an exit code."
+    from r1nb.engine import run_notebook
+    from r1nb.launch import OK, job_notebook
+    path = Path(path)
+    run_notebook(job_notebook('report'), path/'report.ipynb', {'pipeline_dir': str(path)}, live=False)
+    page, summary = export_html(path/'report.ipynb', path/'report.html'), path/'summary.txt'
+    print('\n' + (summary.read_text() if summary.exists() else '') + f'\nreport: {page}\n        {path/"report.ipynb"}')
+    return OK
+
+# %% ../nbs/60_report.ipynb #0ee021f9
+if __name__ == '__main__':
+    import sys
+    from r1nb.engine import die_with_parent
+    from r1nb.launch import guarded
+    die_with_parent()
+    sys.exit(guarded(lambda: report_pipeline(sys.argv[1])))

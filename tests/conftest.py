@@ -1,0 +1,109 @@
+"What the tests share: the `r1nb` command in a process with a deadline, a tiny model, a tiny pipeline."
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+for key in [k for k in os.environ if k.startswith("R1NB_")]:
+    del os.environ[key]  # the settings of whoever runs the tests are no part of them
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).parent.parent
+R1NB = Path(sys.executable).with_name("r1nb")
+DEADLINE = 300  # seconds; generous, because the machine may be busy
+
+TASK = {
+    "dataset_name": "reasoning_gym/chain_sum",
+    "dataset_kwargs": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
+}
+TRAINING = {"dtype": "float32", "gradient_checkpointing": False, "learning_rate": 1e-3}
+
+
+def start(*arguments, cwd, runs, **env):
+    "The `r1nb` command as a process that writes to `<cwd>/out.txt` and `err.txt`; its runs go to `runs`."
+    # Files and no pipes: a process that is left behind would hold a pipe open and the test would wait for it.
+    streams = [open(Path(cwd) / name, "w") for name in ("out.txt", "err.txt")]
+    try:
+        return subprocess.Popen(
+            [R1NB, *map(str, arguments)], cwd=cwd, stdout=streams[0], stderr=streams[1], stdin=subprocess.DEVNULL,
+            env={**os.environ, "R1NB_RUNS": str(runs), "OMP_NUM_THREADS": "1", **env},
+        )  # fmt: skip
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def finish(process, cwd, deadline=DEADLINE):
+    "Wait for `process`; returns its exit code, output and messages."
+    try:
+        code = process.wait(deadline)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"{process.args} did not end within {deadline} s: {(Path(cwd) / 'err.txt').read_text()[-2000:]}")
+    return SimpleNamespace(code=code, out=(Path(cwd) / "out.txt").read_text(), err=(Path(cwd) / "err.txt").read_text())
+
+
+def r1nb(*arguments, cwd, runs, deadline=DEADLINE, **env):
+    "Run the `r1nb` command to its end; returns `code`, `out` and `err`."
+    return finish(start(*arguments, cwd=cwd, runs=runs, **env), cwd, deadline)
+
+
+def wait_for(condition, what, process=None, deadline=DEADLINE):
+    "The first true value of `condition()`; fails when `process` ends or the deadline passes before there is one."
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"the process ended (code {process.returncode}) before there was {what}")
+        time.sleep(0.05)
+    pytest.fail(f"no {what} within {deadline} s")
+
+
+def session_members(session):
+    "Numbers of the living processes in the session that process `session` heads."
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(sid) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    "Folder of a random model of thirty thousand parameters."
+    from r1nb.models import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory, tiny_model):
+    "A pipeline recipe of all five stages on the tiny model: some seconds of work each."
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    model = str(tiny_model)
+    stages = {
+        "generate": {**TASK, "split": "train", "num_problems": 24, "num_generations": 2, "teacher": "scripted",
+                     "model_name_or_path": model},
+        "curate": {"dataset_name": "${generate}", "model_name_or_path": model, "max_tokens": 400},
+        "sft": {"dataset_name": "${curate}", "model_name_or_path": model, **TRAINING, "max_steps": 4,
+                "per_device_train_batch_size": 4, "max_length": 256},
+        "grpo": {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": "${sft}", **TRAINING,
+                 "max_steps": 4, "save_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8,
+                 "max_completion_length": 16},
+        "evaluate": {**TASK, "split": "heldout", "num_problems": 8, "dtype": "float32", "num_generations": 2,
+                     "max_new_tokens": 16, "models": {"base": model, "sft": "${sft}", "grpo": "${grpo}"}},
+    }  # fmt: skip
+    recipe = {"name": "tiny", "minutes": dict.fromkeys(stages, 0.3), "stages": stages}
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path

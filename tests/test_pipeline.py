@@ -1,0 +1,368 @@
+"Whole jobs on a tiny model, through the real command: the pipeline, its records, what stops a job and how it goes on."
+
+import json
+import os
+import re
+import signal
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import ROOT, TASK, TRAINING, finish, r1nb, session_members, start, wait_for
+from nbformat.v4 import new_code_cell, new_notebook
+
+from r1nb.runs import Run, read_log
+
+STAGES = ["generate", "curate", "sft", "grpo", "evaluate"]
+
+
+def record(path):
+    "The code cells of an executed notebook, which is valid under nbformat."
+    nb = nbformat.read(path, as_version=4)
+    nbformat.validate(nb)
+    return [c for c in nb.cells if c.cell_type == "code"]
+
+
+def statuses(cells):
+    return [c.metadata.papermill.status for c in cells]
+
+
+def errors(cells):
+    return [o.ename for c in cells for o in c.outputs if o.output_type == "error"]
+
+
+def images(cells):
+    return [o for c in cells for o in c.outputs if "image/png" in o.get("data", {})]
+
+
+def listed(folder, runs):
+    "What `r1nb runs --json` says: run → row."
+    result = r1nb("runs", "--json", cwd=folder, runs=runs)
+    assert result.code == 0, result.err
+    return {row["run"]: row for row in map(json.loads, result.out.splitlines())}
+
+
+def stamps(folder):
+    "When each file below `folder` was last written."
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+# ---- the whole pipeline ------------------------------------------------------------------------------------------
+
+
+class Finished:
+    "A pipeline that has run once."
+
+    def __init__(self, folder, recipe):
+        self.folder, self.recipe, self.runs = folder, recipe, folder / "runs"
+        self.path = self.runs / "tiny"
+        begin = time.monotonic()
+        self.result = self("")
+        self.seconds = time.monotonic() - begin
+
+    def __call__(self, options):
+        return r1nb("pipeline", self.recipe, *options.split(), cwd=self.folder, runs=self.runs, deadline=580)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, tiny_recipe):
+    finished = Finished(tmp_path_factory.mktemp("pipeline"), tiny_recipe)
+    assert finished.result.code == 0, finished.result.err[-3000:]
+    return finished
+
+
+@pytest.mark.slow
+def test_pipeline_completes_every_stage_and_says_so(pipeline):
+    rows = listed(pipeline.folder, pipeline.runs)
+    assert {name: row["state"] for name, row in rows.items()} == dict.fromkeys(
+        ["tiny", *(f"tiny/{s}" for s in STAGES)], "completed"
+    )
+    assert rows["tiny/grpo"]["step"] == 4 and "reward" in rows["tiny/grpo"]["last"]
+    heads = re.findall(r"=== \[(\d)/5\] (\w+) .*?===", pipeline.result.out)
+    assert heads == [(str(i), s) for i, s in enumerate(STAGES, 1)]
+    summary = (pipeline.path / "summary.txt").read_text()
+    assert summary.strip() in pipeline.result.out and str(pipeline.path / "report.html") in pipeline.result.out
+    for words in ("base", "sft - base", "grpo - base", "avg@2", "%"):
+        assert words in summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_leaves_its_record(pipeline, stage):
+    run = Run(pipeline.path / stage)
+    cells = record(run / "job.ipynb")
+    assert set(statuses(cells)) == {"completed"} and not errors(cells) and images(cells)
+    m = run.manifest
+    assert m["stage"] == stage and m["starts"] == 1 and m["seconds"] > 0 and m["summary"] and m["seed"] == 0
+    assert {"torch", "transformers", "trl", "r1nb"} <= set(m["packages"]) and m["hardware"]["cores"] >= 1
+    if (ROOT / ".git").exists():
+        assert re.fullmatch("[0-9a-f]{40}", m["git"]["revision"]) and isinstance(m["git"]["dirty"], bool)
+    inputs = {
+        "generate": {"model_name_or_path"}, "curate": {"dataset_name", "model_name_or_path"},
+        "sft": {"dataset_name", "model_name_or_path"}, "grpo": {"model_name_or_path"},
+        "evaluate": {"models.base", "models.sft", "models.grpo"},
+    }  # fmt: skip
+    assert set(m["inputs"]) == inputs[stage]
+    assert all(re.fullmatch("[0-9a-f]{16}", v["sha256"]) for v in m["inputs"].values())
+    parents = {"curate": ["generate"], "sft": ["curate"], "grpo": ["sft"], "evaluate": ["sft", "grpo"]}.get(stage, [])
+    assert m["parents"] == [str(pipeline.path / p) for p in parents]
+    steps = [row["step"] for row in run.metrics]
+    assert steps == ([1, 2, 3, 4] if stage in ("sft", "grpo") else [])
+    output = {"generate": "dataset", "curate": "dataset", "sft": "model", "grpo": "model", "evaluate": "results"}[stage]
+    assert any((run / output).iterdir())
+
+
+class Addresses(HTMLParser):
+    "Everything that a page would load from elsewhere."
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.images = [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.images += tag == "img"
+        named = attributes.get("href") if tag == "link" else attributes.get("src") or attributes.get("srcset")
+        if named and not named.startswith("data:"):
+            self.found.append((tag, named))
+
+
+@pytest.mark.slow
+def test_the_report_is_one_self_contained_page(pipeline):
+    assert set(statuses(record(pipeline.path / "report.ipynb"))) == {"completed"}
+    text = (pipeline.path / "report.html").read_text()
+    page = Addresses(text)
+    assert page.found == [] and page.images >= 3
+    assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//|import\(['\"]http", text)
+    for words in ("avg@2", "grpo - base", "Failures", "scripted"):
+        assert words in text
+
+
+@pytest.mark.slow
+def test_a_second_start_skips_what_is_complete(pipeline):
+    before, begin = stamps(pipeline.path), time.monotonic()
+    result = pipeline("")
+    assert result.code == 0, result.err
+    assert re.findall(r"(\w+): complete, skipped", result.out) == STAGES
+    assert time.monotonic() - begin < max(30, pipeline.seconds / 2)
+    after = stamps(pipeline.path)
+    changed = {p for p in before | after if before.get(p) != after.get(p)}
+    assert changed <= {"manifest.json", "summary.txt", "report.ipynb", "report.html"}
+
+
+@pytest.mark.slow
+def test_a_changed_recipe_is_refused(pipeline):
+    before = stamps(pipeline.runs)
+    result = pipeline("--sft.max_steps 5")
+    assert result.code == 2 and "Traceback" not in result.err
+    assert "stage 'sft'" in result.err and "max_steps: 4 -> 5" in result.err and "--from sft" in result.err
+    assert stamps(pipeline.runs) == before
+
+
+@pytest.mark.slow
+def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
+    before = stamps(pipeline.path)
+    result = pipeline("--from grpo --grpo.max_steps 3")
+    assert result.code == 0, result.err[-3000:]
+    assert re.findall(r"(\w+): complete, skipped", result.out) == STAGES[:3]
+    after = stamps(pipeline.path)
+    anew = {p.split("/")[0] for p in after if "/" in p and after[p] != before.get(p)}
+    assert anew == {"grpo", "evaluate"}
+    runs = {stage: Run(pipeline.path / stage) for stage in ("grpo", "evaluate")}
+    assert [r["step"] for r in runs["grpo"].metrics] == [1, 2, 3]
+    assert all(r.status == "completed" and r.manifest["starts"] == 1 for r in runs.values())
+    assert not (runs["grpo"] / "logs").exists()  # nothing of the old run is left
+
+
+# ---- what stops a job, and how it goes on ------------------------------------------------------------------------
+
+STEPS = 60
+
+
+@pytest.mark.slow
+def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
+    recipe, runs = tmp_path / "grpo.yaml", tmp_path / "runs"
+    recipe.write_text(json.dumps({
+        **TASK, **TRAINING, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model),
+        "max_steps": STEPS, "save_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8,
+        "max_completion_length": 8,
+    }))  # fmt: skip
+    run = Run(runs / "grpo" / "grpo")
+
+    def train_until(more):
+        "Start the command and wait until `more` further steps are logged and a checkpoint is whole."
+        had = len(read_log(run / "metrics.jsonl"))
+        process = start("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
+
+        def far_enough():
+            log = run / "metrics.jsonl"
+            lines = log.read_text().count("\n") if log.exists() else 0
+            return lines >= had + more and list((run / "checkpoints").glob("checkpoint-*/trainer_state.json"))
+
+        wait_for(far_enough, "training", process)
+        return process, run.manifest["pid"]
+
+    def stopped(process, job):
+        "The result of the stopped command; its job's process and all that this started are gone."
+        begin = time.monotonic()
+        result = finish(process, tmp_path, 60)
+        wait_for(lambda: not session_members(job), f"end of {session_members(job)}", deadline=30)
+        result.seconds = time.monotonic() - begin
+        return result
+
+    def the_record_is_whole(error):
+        cells = record(run / "job.ipynb")
+        assert errors(cells) == [error]
+        states = statuses(cells)
+        failed = states.index("failed")
+        assert "run_grpo" in cells[failed].source
+        assert states == ["completed"] * failed + ["failed"] + ["pending"] * (len(states) - failed - 1)
+
+    # Ctrl-C
+    process, job = train_until(3)
+    assert listed_while_running(tmp_path, runs) == "running"
+    process.send_signal(signal.SIGINT)
+    result = stopped(process, job)
+    assert result.code == 130 and result.seconds < 60
+    assert "interrupted" in result.err and "the same command goes on" in result.err
+    assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "interrupted"
+    the_record_is_whole("KeyboardInterrupt")
+
+    # the scheduler's SIGTERM, in a run that goes on
+    process, job = train_until(3)
+    process.send_signal(signal.SIGTERM)
+    result = stopped(process, job)
+    assert result.code == 143
+    assert re.search(r"going on from checkpoint-\d+", result.out)
+    assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "preempted"
+    the_record_is_whole("Terminated")
+
+    # the command is killed outright: the kernel tells the job's process, which dies too
+    process, job = train_until(3)
+    process.kill()
+    assert stopped(process, job).code == -signal.SIGKILL
+    assert listed(tmp_path, runs)["grpo/grpo"]["state"] in ("interrupted", "preempted")
+
+    # and a last time, to the end
+    result = r1nb("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
+    assert result.code == 0, result.err[-3000:]
+    assert int(re.search(r"going on from checkpoint-(\d+)", result.out)[1]) >= 8
+    assert run.status == "completed" and run.manifest["starts"] == 4 and run.manifest["summary"]["steps"] == STEPS
+    assert [r["step"] for r in run.metrics] == list(range(1, STEPS + 1))
+    assert all("loss" in r and "reward" in r for r in run.metrics)
+    assert set(statuses(record(run / "job.ipynb"))) == {"completed"}
+    assert sorted(p.name for p in (run / "logs").glob("job-*.ipynb")) == ["job-1.ipynb", "job-2.ipynb", "job-3.ipynb"]
+
+
+def listed_while_running(folder, runs):
+    "The state of the only run, asked for in another folder than the one where the command writes its output."
+    other = folder / "other"
+    other.mkdir(exist_ok=True)
+    return listed(other, runs)["grpo/grpo"]["state"]
+
+
+@pytest.mark.slow
+def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path, tiny_model):
+    problems, samples = 60, 2
+    data = "".join(json.dumps({"problem": f"{i} + {i} =", "answer": str(2 * i)}) + "\n" for i in range(problems))
+    (tmp_path / "sums.jsonl").write_text(data)
+    runs, run = tmp_path / "runs", Run(tmp_path / "runs" / "evaluate" / "default")
+    log = run / "results" / "samples-model.jsonl"
+    arguments = ["evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", tiny_model, "--dtype", "float32",
+                 "--num_generations", samples, "--batch_size", 2, "--max_new_tokens", 24]  # fmt: skip
+    process = start(*arguments, cwd=tmp_path, runs=runs)
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 10, "samples", process)
+    job = run.manifest["pid"]
+    for pid in session_members(job):
+        signal_process(pid)
+    result = finish(process, tmp_path, 60)
+    assert result.code == 137 and "killed by signal 9" in result.err
+    assert listed(tmp_path, runs)["evaluate/default"]["state"] == "interrupted"
+    with open(log, "a") as f:
+        f.write('{"problem_id": "cut')  # as if it had died while writing
+    first = log.read_text().splitlines()[:-1]
+    assert 10 <= len(first) < problems * samples
+    result = r1nb(*arguments, cwd=tmp_path, runs=runs)
+    assert result.code == 0, result.err[-3000:]
+    rows = log.read_text().splitlines()
+    assert rows[: len(first)] == first  # what was drawn is kept as it was
+    keys = [(r["problem_id"], r["sample"]) for r in map(json.loads, rows)]
+    assert len(keys) == len(set(keys)) == problems * samples
+    table = pd.read_parquet(run / "results" / "model.parquet")
+    assert table.groupby("problem_id")["sample"].agg(list).tolist() == [[0, 1]] * problems
+    assert run.status == "completed" and run.manifest["starts"] == 2
+
+
+def signal_process(pid):
+    "SIGKILL to `pid`, unless it is gone."
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+# ---- any notebook as a job ---------------------------------------------------------------------------------------
+
+
+def notebook(path, *cells):
+    nb = new_notebook(cells=[new_code_cell("steps = 2", metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)])
+    nbformat.write(nb, path)
+    return path
+
+
+def test_a_plain_notebook_runs_with_parameters(tmp_path):
+    path, runs = notebook(tmp_path / "plain.ipynb", "print('steps times two', steps * 2)"), tmp_path / "runs"
+    result = r1nb("run", path, "-p", "steps", "21", cwd=tmp_path, runs=runs)
+    assert result.code == 0, result.err
+    assert "steps times two 42" in result.out
+    run = Run(runs / "notebook" / "plain")
+    assert run.status == "completed" and run.manifest["config"]["steps"] == 21
+    assert "42" in record(run / "job.ipynb")[-1].outputs[0].text
+    before = stamps(runs)
+    again = r1nb("run", path, "-p", "steps", "21", cwd=tmp_path, runs=runs)
+    assert again.code == 0 and "is complete" in again.out and stamps(runs) == before
+    other = r1nb("run", path, "-p", "steps", "22", cwd=tmp_path, runs=runs)
+    assert other.code == 2 and "steps: 21 -> 22" in other.err and stamps(runs) == before
+    forced = r1nb("run", path, "-p", "steps", "22", "--force", cwd=tmp_path, runs=runs)
+    assert forced.code == 0 and "steps times two 44" in forced.out
+
+
+def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
+    path, runs = notebook(tmp_path / "bad.ipynb", "print('so far')\n1/0", "print('never')"), tmp_path / "runs"
+    result = r1nb("run", path, cwd=tmp_path, runs=runs)
+    assert result.code == 1
+    run = Run(runs / "notebook" / "bad")
+    assert f"failed: ZeroDivisionError: division by zero\n  the record up to there: {run / 'job.ipynb'}" in result.err
+    cells = record(run / "job.ipynb")
+    assert statuses(cells) == ["completed", "failed", "pending"] and errors(cells) == ["ZeroDivisionError"]
+    shown = re.sub("\x1b\\[[0-9;]*m", "", "\n".join(cells[1].outputs[-1].traceback))
+    assert "2 1/0" in shown and "ZeroDivisionError" in shown and cells[1].outputs[0].text == "so far\n"
+    assert run.status == "failed" and "ZeroDivisionError" in run.manifest["error"]
+    assert listed(tmp_path, runs)["notebook/bad"]["state"] == "failed"
+    notebook(path, "print('mended')", "print('never')")
+    again = r1nb("run", path, cwd=tmp_path, runs=runs)
+    assert again.code == 0 and run.status == "completed" and (run / "logs" / "job-1.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["plain.ipynb", "-p", "step", "3"], "unknown parameter 'step'; did you mean 'steps'?"),
+        (["plain.ipynb", "--steps", "3"], "-p name value"),
+        (["missing.ipynb"], "missing.ipynb does not exist"),
+        (["text.ipynb", "-p", "steps", "3"], "text.ipynb is no notebook"),
+        (["text.ipynb"], "text.ipynb is no notebook"),
+        ([str(ROOT / "nbs" / "jobs" / "evaluate.ipynb"), "-p", "config", "x"], "--key value"),
+    ],
+)
+def test_a_notebook_that_cannot_run_is_refused(tmp_path, arguments, message):
+    notebook(tmp_path / "plain.ipynb", "1")
+    (tmp_path / "text.ipynb").write_text("no notebook\n")
+    result = r1nb("run", *arguments, cwd=tmp_path, runs=tmp_path / "runs")
+    assert result.code == 2, result.err
+    assert message in result.err and "Traceback" not in result.err
+    assert not Path(tmp_path / "runs").exists()

@@ -1,0 +1,129 @@
+"The repository itself: notebooks and package say the same, notebooks have their form, rooms stand on each other."
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+ROOMS = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+JOBS = sorted((ROOT / "nbs" / "jobs").glob("*.ipynb"))
+# Imports of a later room, inside a function: answer columns are read with the extractor that grades.
+LATER = {("problems", "answers")}
+
+
+def cells(notebook):
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def exports(notebook):
+    "The modules that the notebook's `default_exp` directives name."
+    return re.findall(r"^#\| *default_exp +(\w+)", "\n".join("".join(c["source"]) for c in cells(notebook)), re.M)
+
+
+def named(notebook):
+    return notebook.stem
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "A copy of what nbdev looks at, as a git repository of its own."
+    folder = tmp_path_factory.mktemp("copy") / "r1nb"
+    folder.mkdir()
+    for name in ("nbs", "r1nb"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("pyproject.toml", "settings.ini", "README.md", "LICENSE", ".gitignore"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    git = ["git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
+        subprocess.run([*git, *command], check=True, capture_output=True, timeout=60)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["nbdev-export", "nbdev-clean"])
+def test_nbdev_changes_nothing(copy, command):
+    program = Path(sys.executable).with_name(command)
+    subprocess.run([program], cwd=copy, check=True, capture_output=True, timeout=300)
+    status = subprocess.run(["git", "-C", copy, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    changes = subprocess.run(["git", "-C", copy, "diff", "--stat", "-p"], capture_output=True, text=True, check=True)
+    assert status.stdout == "", changes.stdout[:3000]
+
+
+@pytest.mark.parametrize("notebook", [*ROOMS, *JOBS], ids=named)
+def test_a_notebook_is_valid_and_has_a_title(notebook):
+    nbformat.validate(nbformat.read(notebook, as_version=4))
+    first = cells(notebook)[0]
+    assert first["cell_type"] == "markdown" and re.match(r"# \S", "".join(first["source"]))
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=named)
+def test_a_room_exports_the_module_of_its_name(notebook):
+    name = notebook.stem[3:]
+    title = "".join(cells(notebook)[0]["source"])
+    assert re.match(rf"# {name}\n+> \S", title), title[:80]
+    assert exports(notebook) == [name] and (ROOT / "r1nb" / f"{name}.py").is_file()
+
+
+def test_every_module_has_a_room():
+    modules = {p.stem for p in (ROOT / "r1nb").glob("*.py")} - {"__init__", "_modidx"}
+    assert modules == {n.stem[3:] for n in ROOMS} and len(ROOMS) == len(modules)
+
+
+@pytest.mark.parametrize("notebook", JOBS, ids=named)
+def test_a_job_has_one_cell_of_parameters(notebook):
+    from r1nb.engine import notebook_parameters
+
+    tagged = [c for c in cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1 and tagged[0]["cell_type"] == "code" and exports(notebook) == []
+    expected = {"pipeline_dir"} if notebook.stem == "report" else {"config", "overrides", "run_dir"}
+    assert set(notebook_parameters(notebook)) == expected
+
+
+def imports(module):
+    "`(name, at the top?)` of every r1nb module that `module` imports."
+    tree = ast.parse((ROOT / "r1nb" / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").split(".")[0] == "r1nb"):
+            inner = node.module if node.level else node.module.partition(".")[2]
+            names = [inner.split(".")[0]] if inner else [a.name for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name.split(".")[1] for a in node.names if a.name.startswith("r1nb.")]
+        yield from ((n, node in tree.body) for n in names)
+
+
+@pytest.mark.parametrize("number", range(len(ROOMS)), ids=[n.stem for n in ROOMS])
+def test_a_room_stands_on_the_rooms_above_it(number):
+    order = [n.stem[3:] for n in ROOMS]
+    room, above = order[number], order[:number]
+    below = {(name, top) for name, top in imports(room) if name in order and name not in above}
+    assert {name for name, top in below if top} == set()
+    assert {(room, name) for name, _ in below} <= LATER
+
+
+def test_no_text_names_this_machine_or_a_registry():
+    git = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(git, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    pattern = re.compile(
+        r"(?<![\w.~/-])/(?:root|work|home/\w+|Users/\w+|tmp/w)/[\w.]|"
+        r"pypi[.](?:org|python)|pythonhosted[.]org|registry[.]npmjs|anaconda[.]org|crates[.]io"
+    )
+    found, looked = [], 0
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix not in (".ipynb", ".py", ".md", ".yaml", ".yml", ".sh", ".toml", ".ini") or not path.is_file():
+            continue
+        looked += 1
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            found += [f"{name}:{number}: {m[0]}" for m in pattern.finditer(line)]
+    assert found == [] and looked > len(ROOMS)
+    assert pattern.search("in /wor" + "k/main") and pattern.search("https://pyp" + "i.org/simple")
