@@ -21,7 +21,7 @@ $(BIN)/r1nb:
 	@$(MAKE) --no-print-directory setup
 
 quickstart: $(BIN)/r1nb  ## the whole pipeline on a real 135M model, on a CPU: report in runs/quickstart
-	r1nb pipeline $(RECIPE) --seed $(SEED)
+	r1nb pipeline $(RECIPE) $(if $(filter-out 0,$(SEED)),--seed $(SEED) --name quickstart-seed$(SEED))
 
 test: $(BIN)/r1nb  ## notebooks, export in sync, pytest
 	nbdev-test nbs --n-workers 0 --skip-folder-re '^(jobs|[_.])'

@@ -18,7 +18,7 @@ from .recipes import load_config
 from .runs import Run, append_jsonl, atomic_path, write_text
 from .settings import InputError, did_you_mean
 
-# %% ../nbs/11_curate.ipynb #22b7d63d
+# %% ../nbs/11_curate.ipynb #f14302e9
 @dataclass
 class CurateConfig:
     "Which traces are kept."
@@ -27,17 +27,19 @@ class CurateConfig:
                              metadata={'help': 'Which steps, in order'})
     model_name_or_path: str = field(default='bundled', metadata={'help': 'Whose tokenizer counts the tokens'})
     max_tokens: int = field(default=4096, metadata={'help': 'Longest trace that is kept, in tokens'})
-    traces_per_problem: int = field(default=1, metadata={'help': 'How many traces of a problem are kept: the shortest'})
+    traces_per_problem: int = field(default=1, metadata={'help': 'How many traces of a problem are kept'})
+    choose: str = field(default='shortest', metadata={'help': 'Which traces of a problem are kept: the shortest, or random ones (with the seed)'})
     num_traces: int | None = field(default=None, metadata={'help': 'How many traces are kept in all; a random choice with the seed'})
     seed: int = field(default=0, metadata={'help': 'Seed of that choice'})
 
     def __post_init__(self):
         for step in self.steps:
             if step not in STEPS: raise InputError(f"steps: '{step}'; {did_you_mean(step, STEPS)}")
+        if self.choose not in ('shortest', 'random'): raise InputError(f"choose: '{self.choose}'; {did_you_mean(self.choose, ['shortest', 'random'])}")
         for name in ('max_tokens', 'traces_per_problem'):
             if getattr(self, name) < 1: raise InputError(f"{name}: {getattr(self, name)} is not positive")
 
-# %% ../nbs/11_curate.ipynb #d9c45a22
+# %% ../nbs/11_curate.ipynb #e897581e
 STEPS: dict[str, Callable] = {}
 
 def step(f: Callable) -> Callable:
@@ -74,8 +76,10 @@ def distinct(table, cfg):
 
 @step
 def per_problem(table, cfg):
-    "The `traces_per_problem` shortest of each problem."
-    rank = table.num_tokens.groupby(table.problem_id).rank(method='first')
+    "`traces_per_problem` of each problem: the shortest, or random ones."
+    import numpy as np
+    order = table.num_tokens if cfg.choose == 'shortest' else table.num_tokens * 0 + np.random.default_rng(cfg.seed).random(len(table))
+    rank = order.groupby(table.problem_id).rank(method='first')
     return rank <= cfg.traces_per_problem
 
 # %% ../nbs/11_curate.ipynb #ee6440ce

@@ -6,15 +6,15 @@
 __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'ALLOCATORS', 'EARLIER', 'job_notebook',
            'stage_module', 'local_inputs', 'open_job', 'default_run_dir', 'Job', 'execute_job', 'allocator',
            'job_environment', 'run_process', 'start_job', 'Pipeline', 'load_pipeline', 'stand_in', 'check_pipeline',
-           'remaining_minutes', 'minutes_text', 'run_pipeline', 'make_report', 'guarded', 'main']
+           'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report', 'guarded', 'main']
 
-# %% ../nbs/51_launch.ipynb #1e3f6499
+# %% ../nbs/51_launch.ipynb #a0dfc5ec
 import importlib, json, os, shutil, signal, subprocess, sys, threading, time, traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .recipes import find_recipe, merge, read_recipe
-from .runs import Run, now, open_run, process_mark, running
+from .runs import Run, fingerprint, now, open_run, process_mark, running
 from .settings import InputError, did_you_mean, hub_reachable, settings
 
 # %% ../nbs/51_launch.ipynb #d80db11c
@@ -225,7 +225,12 @@ def minutes_text(minutes: float | None) -> str:
     "`3 min 05 s`, or `?`."
     return '?' if minutes is None else f'{int(minutes)} min {int(minutes * 60) % 60:02d} s'
 
-# %% ../nbs/51_launch.ipynb #28a39158
+# %% ../nbs/51_launch.ipynb #0ce98ef0
+def changed_inputs(run: Run) -> list[str]:
+    "Keys of those input files of `run` whose content is not what it was when the run was opened."
+    return [k for k, v in run.manifest.get('inputs', {}).items() if not Path(v['path']).exists() or fingerprint(v['path']) != v['sha256']]
+
+# %% ../nbs/51_launch.ipynb #b5a55c13
 def run_pipeline(pipeline: Pipeline, report: bool = True) -> int:
     "Run the stages of `pipeline` in order, skipping complete ones, then the report. Returns the exit code of the first job that did not complete, or 0."
     if code := run_process([sys.executable, '-m', 'r1nb.launch', 'check', json.dumps({'jobs': {k: asdict(j) for k, j in pipeline.jobs.items()},
@@ -234,7 +239,11 @@ def run_pipeline(pipeline: Pipeline, report: bool = True) -> int:
     run.update(stage='pipeline', name=pipeline.name, status='running', started=now(), **process_mark())
     spent, begin = {}, time.time()
     for i, (name, job) in enumerate(pipeline.jobs.items(), 1):
-        done = Run(job.run_dir).status == 'completed' and not job.force
+        stage_run = Run(job.run_dir)
+        if stage_run.status == 'completed' and not job.force and (changed := changed_inputs(stage_run)):
+            print(f"\n{name}: {', '.join(changed)} has changed since it ran, so it runs anew")
+            job.force = True
+        done = stage_run.status == 'completed' and not job.force
         left = remaining_minutes(pipeline.minutes, spent)
         print(f"\n=== [{i}/{len(pipeline.jobs)}] {name}{': complete, skipped' if done else ''}   {minutes_text((time.time() - begin) / 60)} so far"
               + ('' if left is None or done else f', about {minutes_text(left)} to go') + ' ===', flush=True)

@@ -128,7 +128,7 @@ def normalise(row: dict, number: int, where: str, columns: dict[str, str] | None
             'solution': None if solution is None else str(solution), 'source': where,
             'verification': renamed.get('verification') or json.dumps(extra, default=str)}
 
-# %% ../nbs/02_problems.ipynb #9cec6305
+# %% ../nbs/02_problems.ipynb #aa6d4fc8
 def gym_rows(task: str, cfg: 'ProblemsConfig'):
     "Yield distinct rows of the reasoning_gym `task` on the wanted side of the split, without end or until the task has no more."
     import reasoning_gym
@@ -137,7 +137,8 @@ def gym_rows(task: str, cfg: 'ProblemsConfig'):
     seen, size, batch = set(), 0, 0
     while size == 0 or len(seen) > size:                     # stop when a whole batch brings nothing new
         size, batch = len(seen), batch + 1
-        try: dataset = reasoning_gym.create_dataset(task, size=1000, seed=cfg.dataset_seed * 10_000 + batch, **cfg.dataset_kwargs)
+        seed = cfg.dataset_seed * 10_000_000 + batch * 1000               # problem i of a dataset is made with seed + i: leave room for all
+        try: dataset = reasoning_gym.create_dataset(task, size=1000, seed=seed, **cfg.dataset_kwargs)
         except (TypeError, AssertionError, ValueError) as e: raise InputError(f"reasoning_gym/{task}: dataset_kwargs {cfg.dataset_kwargs}: {e}") from None
         for row in dataset:
             row = {'problem': row['question'], 'answer': row['answer'],

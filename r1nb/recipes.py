@@ -175,14 +175,15 @@ def read_stage(config: str | Path) -> dict:
     if stage not in stages: raise InputError(f"{file}: no stage '{stage}'; {did_you_mean(stage, stages)}")
     return stages[stage]['values']
 
-# %% ../nbs/06_recipes.ipynb #fc03b825
+# %% ../nbs/06_recipes.ipynb #7624e5b5
 def load_config(classes, config: str | Path | dict | None, overrides: dict | None = None, aliases: dict[str, str] | None = None) -> tuple[tuple, dict]:
-    "Instances of `classes` from recipe `config` (a path, a mapping or None) with `overrides`, and the merged mapping as written."
+    "Instances of `classes` from recipe `config` (a path, a mapping or None) with `overrides`, and the merged mapping as written, with typed values."
     recipe = config if isinstance(config, dict) else read_stage(config) if config else {}
     where = str(config) if config and not isinstance(config, dict) else 'recipe'
     merged = merge(recipe, overrides or {}, aliases)
-    origin = f"{where}{' + command line' if overrides else ''}"
-    return build(classes, merged, origin), merged
+    instances = build(classes, merged, f"{where}{' + command line' if overrides else ''}")
+    kinds = {name: kind for cls in reversed(classes) for name, kind in _types(cls).items()}
+    return instances, {k: convert(v, kinds[k]) for k, v in merged.items()}
 
 def changed_fields(instance) -> dict:
     "Fields of a dataclass instance that differ from their defaults: what makes this configuration this one."

@@ -1,4 +1,7 @@
-"""Render the notebooks as HTML pages into `_docs/`, with an index in reading order. Offline; one self-contained file a notebook."""
+"""Render the notebooks as HTML pages into `_docs/`, with an index in reading order.
+
+Offline; one self-contained file a notebook.
+"""
 
 import argparse
 import html

@@ -1,4 +1,4 @@
-"""Both samplers on the real bundled model. What the transformers sampler does on a tiny one is shown in its notebook."""
+"""Both samplers on the real bundled model. What the transformers sampler does is also shown in its notebook."""
 
 import importlib.util
 import os
@@ -37,7 +37,7 @@ if __name__ == "__main__":
     cfg = SamplingConfig(backend="vllm", num_generations=1, temperature=0, max_new_tokens=24, max_model_length=256)
     greedy = make_sampler(ModelChoice("bundled"), cfg)
     first = greedy(ask, 1, 0)
-    greedy.cfg = SamplingConfig(backend="vllm", num_generations=3, temperature=1.0, max_new_tokens=4, max_model_length=256)
+    greedy.cfg = SamplingConfig(backend="vllm", num_generations=3, temperature=1.0, max_new_tokens=4)
     short = greedy(ask, 3, 0)
     print("RESULT" + json.dumps([[c.__dict__ for cs in first for c in cs], [[c.__dict__ for c in cs] for cs in short]]))
 """

@@ -1,0 +1,56 @@
+"""Decoding on a CPU: attention implementations side by side, on the bundled model.
+
+    python scripts/bench/generate_cpu.py --batch 64 --new-tokens 32 --rounds 3
+
+Prints tokens a second for each implementation and the ratio to the first.
+Rounds alternate, so that a noisy machine hits all alike.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from r1nb.models import BUNDLED, ModelChoice, load_model, load_tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--prompt-tokens", type=int, default=60)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--attention", nargs="+", default=["sdpa", "eager"])
+    args = parser.parse_args()
+
+    choice = ModelChoice(args.model)
+    tokenizer = load_tokenizer(choice)
+    model = load_model(choice, tokenizer).eval()
+    ids = torch.randint(100, len(tokenizer) - 100, (args.batch, args.prompt_tokens))
+    rates = {name: [] for name in args.attention}
+    for round_number in range(args.rounds + 1):
+        for name in args.attention:
+            model.set_attn_implementation(name)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=args.new_tokens,
+                    min_new_tokens=args.new_tokens,
+                    do_sample=True,
+                    top_k=0,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            if round_number:  # the first round warms up
+                rates[name].append(args.batch * args.new_tokens / (time.perf_counter() - start))
+    base = statistics.median(rates[args.attention[0]])
+    for name, values in rates.items():
+        rate = statistics.median(values)
+        print(f"{name:10} {rate:7.0f} tokens/s   {rate / base:.2f} x {args.attention[0]}")
+
+
+if __name__ == "__main__":
+    main()
