@@ -20,7 +20,7 @@ from .runs import Run
 from .settings import InputError
 from .sft import lora, suit_machine, train
 
-# %% ../nbs/32_grpo.ipynb #39c23207
+# %% ../nbs/32_grpo.ipynb #d68342b2
 @dataclass
 class GRPOConfig(TRLGRPOConfig):
     "TRL's `GRPOConfig` with defaults for the machine at hand."
@@ -29,6 +29,7 @@ class GRPOConfig(TRLGRPOConfig):
     logging_steps: float = field(default=1, metadata={'help': 'Steps between two lines of metrics'})
     keep_checkpoints: bool = field(default=True, metadata={'help': 'Keep checkpoints once the model is saved'})
     save_total_limit: int | None = field(default=2, metadata={'help': 'Checkpoints that are kept while training'})
+    master_weights: bool = field(default=True, metadata={'help': 'Keep float32 master copies of bfloat16 weights in the optimizer'})
 
     def __post_init__(self):
         suit_machine(self)

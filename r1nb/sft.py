@@ -68,7 +68,7 @@ def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
     if not train: raise InputError(f"{cfg.dataset_name}: no trace is left to train on")
     return Dataset.from_list(train), Dataset.from_list(test) if test else None
 
-# %% ../nbs/20_sft.ipynb #c6d5ad3f
+# %% ../nbs/20_sft.ipynb #4a91c270
 def suit_machine(args) -> None:
     "Defaults of trainer arguments `args` that depend on the machine, set in place before TRL validates them."
     if not torch.cuda.is_available():
@@ -82,6 +82,7 @@ class SFTConfig(TRLSFTConfig):
     logging_steps: float = field(default=1, metadata={'help': 'Steps between two lines of metrics'})
     keep_checkpoints: bool = field(default=True, metadata={'help': 'Keep checkpoints once the model is saved'})
     save_total_limit: int | None = field(default=2, metadata={'help': 'Checkpoints that are kept while training'})
+    master_weights: bool = field(default=True, metadata={'help': 'Keep float32 master copies of bfloat16 weights in the optimizer'})
 
     def __post_init__(self):
         suit_machine(self)
@@ -160,11 +161,11 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         except (OSError, ValueError, KeyError): continue
     return max(complete)[1] if complete else None
 
-# %% ../nbs/20_sft.ipynb #76bf03bc
+# %% ../nbs/20_sft.ipynb #08863afb
 def needs_master(trainer) -> bool:
-    "Whether `trainer` would run torch's AdamW on low-precision weights. DeepSpeed and FSDP keep master copies of their own."
+    "Whether `trainer` asks for master copies and would run torch's AdamW on low-precision weights. DeepSpeed and FSDP keep master copies of their own."
     low = any(p.requires_grad and p.dtype in (torch.bfloat16, torch.float16) for p in trainer.model.parameters())
-    return low and str(getattr(trainer.args.optim, 'value', trainer.args.optim)).startswith('adamw_torch') and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
+    return trainer.args.master_weights and low and str(getattr(trainer.args.optim, 'value', trainer.args.optim)).startswith('adamw_torch') and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
 
 def train(run: Run, trainer, tokenizer) -> dict:
     "Train from the last checkpoint of `run`, if any; save the model to `run/'model'`. Returns the summary. Used by SFT and GRPO alike."
