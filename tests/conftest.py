@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-for key in [k for k in os.environ if k.startswith("R1NB_")]:
+for key in [k for k in os.environ if k.startswith("R1NB_") and k != "R1NB_BENCHMARKS"]:
     del os.environ[key]  # the settings of whoever runs the tests are no part of them
 os.environ["HF_HUB_OFFLINE"] = "1"
 
