@@ -33,12 +33,13 @@ def stage_module(stage: str):
     if stage not in STAGES: raise InputError(f"unknown stage '{stage}'; {did_you_mean(stage, STAGES)}")
     return importlib.import_module(f'r1nb.{stage}')
 
-# %% ../nbs/51_launch.ipynb #5ea4b5e3
+# %% ../nbs/51_launch.ipynb #265b0c56
 def local_inputs(written: dict) -> dict[str, str]:
-    "Key → path for those values of a configuration that name local files or folders."
+    "Key → path for those values of a configuration that name local files or folders; of a run folder, its model."
     named = {k: written[k] for k in ('dataset_name', 'model_name_or_path') if isinstance(written.get(k), str)}
     named |= {f'models.{k}': v for k, v in (written.get('models') or {}).items()}
-    return {k: v for k, v in named.items() if Path(v).exists()}
+    model_of = {k: Path(v)/'model' for k, v in named.items() if (Path(v)/'manifest.json').exists() and (Path(v)/'model').is_dir()}
+    return {k: str(model_of.get(k, v)) for k, v in named.items() if Path(v).exists()}
 
 def open_job(stage: str, config=None, overrides: dict | None = None, run_dir: str | Path | None = None, force: bool = False) -> tuple[tuple, Run, dict]:
     """`(configuration, run, written)` of a job: the recipe checked, the run folder made or reopened.
