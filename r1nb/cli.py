@@ -96,11 +96,11 @@ def _run(args, rest) -> int:
 def _keys(stage: str, word: str) -> int:
     import dataclasses
     from r1nb.launch import stage_module
+    from r1nb.recipes import default_of
     for cls in stage_module(stage).CLASSES:
         for f in dataclasses.fields(cls):
             if not f.init or word not in f.name: continue
-            default = f.default if f.default is not dataclasses.MISSING else f.default_factory() if f.default_factory is not dataclasses.MISSING else ''
-            print(f"--{f.name}  ({default!r})\n      {' '.join(str(f.metadata.get('help', '')).split())}")
+            print(f"--{f.name}  ({default_of(f)!r})\n      {' '.join(str(f.metadata.get('help', '')).split())}")
     return 0
 
 # %% ../nbs/70_cli.ipynb #cccefbb6

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from .answers import extract_answer, verify_answers
+from .answers import verify_answers
 from .problems import read_rows
 from .recipes import load_config
 from .runs import Run, append_jsonl, atomic_path, write_text

@@ -18,22 +18,14 @@ from .recipes import load_config
 from .rewards import get_reward_funcs, open_think
 from .runs import Run
 from .settings import InputError
-from .sft import lora, suit_machine, train
+from .sft import TrainingDefaults, lora, train
 
 # %% ../nbs/32_grpo.ipynb #d68342b2
 @dataclass
-class GRPOConfig(TRLGRPOConfig):
+class GRPOConfig(TrainingDefaults, TRLGRPOConfig):
     "TRL's `GRPOConfig` with defaults for the machine at hand."
     reward_funcs: list[str] = field(default_factory=lambda: ['accuracy', 'format'], metadata={'help': "Names of rewards, or 'module:function'"})
     max_prompt_length: int | None = field(default=None, metadata={'help': 'Problems with a longer prompt (tokens) are left out'})
-    logging_steps: float = field(default=1, metadata={'help': 'Steps between two lines of metrics'})
-    keep_checkpoints: bool = field(default=True, metadata={'help': 'Keep checkpoints once the model is saved'})
-    save_total_limit: int | None = field(default=2, metadata={'help': 'Checkpoints that are kept while training'})
-    master_weights: bool = field(default=True, metadata={'help': 'Keep float32 master copies of bfloat16 weights in the optimizer'})
-
-    def __post_init__(self):
-        suit_machine(self)
-        super().__post_init__()
 
 # %% ../nbs/32_grpo.ipynb #e0de3a8a
 def prompt_dataset(problems: ProblemsConfig, tokenizer=None, max_prompt_length: int | None = None):

@@ -13,7 +13,7 @@ import importlib, json, os, shutil, signal, subprocess, sys, threading, time, tr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .recipes import find_recipe, merge, read_recipe
+from .recipes import find_recipe, read_recipe
 from .runs import Run, fingerprint, now, open_run, process_mark, running
 from .settings import InputError, did_you_mean, hub_reachable, settings
 

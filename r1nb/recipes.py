@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'find_recipe', 'read_yaml', 'Misfit', 'type_name', 'convert', 'merge', 'build', 'read_recipe', 'read_stage',
-           'load_config', 'changed_fields']
+           'load_config', 'default_of', 'changed_fields']
 
 # %% ../nbs/06_recipes.ipynb #4d536b38
 import dataclasses, enum, re, types, typing
@@ -185,10 +185,11 @@ def load_config(classes, config: str | Path | dict | None, overrides: dict | Non
     kinds = {name: kind for cls in reversed(classes) for name, kind in _types(cls).items()}
     return instances, {k: convert(v, kinds[k]) for k, v in merged.items()}
 
+def default_of(f: dataclasses.Field):
+    "The default of dataclass field `f`; None if it has none."
+    if f.default is not dataclasses.MISSING: return f.default
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else None
+
 def changed_fields(instance) -> dict:
     "Fields of a dataclass instance that differ from their defaults: what makes this configuration this one."
-    result = {}
-    for f in dataclasses.fields(instance):
-        default = f.default if f.default is not dataclasses.MISSING else f.default_factory() if f.default_factory is not dataclasses.MISSING else None
-        if (value := getattr(instance, f.name)) != default: result[f.name] = value
-    return result
+    return {f.name: value for f in dataclasses.fields(instance) if (value := getattr(instance, f.name)) != default_of(f)}
