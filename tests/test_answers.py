@@ -249,6 +249,16 @@ def test_lengths_must_agree():
         verify_answers(boxed("1", "2"), ["1"])
 
 
+def test_one_or_many_workers_agree():
+    golds = [r"\frac{1}{2}", r"\sqrt{8}", "(1, 2)", r"x^2+1", "", r"\{1, 2\}", r"\begin{pmatrix}1\\2\end{pmatrix}"] * 3
+    answers = [r"\frac{2}{4}", r"2\sqrt{2}", "(1,2)", r"1+x^2", "4", r"\{2,1\}", r"\begin{pmatrix}1\\3\end{pmatrix}"]
+    verdicts = []
+    for workers in (1, 3):
+        with AnswerPool(workers) as pool:
+            verdicts.append(verify_answers([rf"\boxed{{{a}}}" for a in answers * 3], golds, pool=pool))
+    assert verdicts[0] == verdicts[1] == [True, True, True, True, None, True, False] * 3
+
+
 @given(st.permutations(list(range(12))))
 @settings(max_examples=15, deadline=None)
 def test_order_of_the_batch_does_not_matter(pool, order):

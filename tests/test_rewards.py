@@ -10,14 +10,19 @@ from hypothesis import strategies as st
 
 from r1nb.rewards import (
     REWARDS,
+    RewardOptions,
     accuracy_reward,
     completion_texts,
+    cosine_scaled_reward,
     format_reward,
     format_zero_reward,
     get_reward_funcs,
+    len_reward,
     open_think,
     preview_rewards,
+    reasoning_steps_reward,
     register_reward,
+    repetition_penalty_reward,
     tag_count_reward,
 )
 from r1nb.settings import InputError
@@ -146,7 +151,7 @@ def test_names():
     ("name", "message"),
     [
         ("acuracy", "did you mean 'accuracy'"),
-        ("zzz", "valid: accuracy, format"),
+        ("zzz", "valid: accuracy, binary_code"),
         ("no_such_module:f", "no_such_module"),
         ("r1nb.rewards:format_rewrd", "did you mean 'format_reward'"),
         ("r1nb.rewards:TAGS", "is no function"),
@@ -202,3 +207,93 @@ def test_import_is_light():
         print(sorted({'torch', 'sympy', 'trl', 'pandas'} & set(sys.modules)))""")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert out.stdout.strip() == "[]", out.stderr
+
+
+# the shaping rewards: Open-R1's cases
+
+
+def test_reasoning_steps_counts_a_numbered_list_only_at_the_start():
+    assert reasoning_steps_reward(["1. a\n2. b\n3. c", "\n- a\n- b\n* c", "Step 1: a Step 22: b"]) == [
+        1 / 3,
+        1.0,
+        2 / 3,
+    ]
+
+
+def test_length_is_compared_within_a_prompt():
+    texts = [r"\boxed{1}", r"\boxed{1}".rjust(100), r"\boxed{1}".rjust(500), r"\boxed{1}".rjust(900)]
+    assert len_reward(texts, ["1"] * 4, prompts=["a", "a", "b", "b"]) == [0.5, -0.5, 0.5, -0.5]
+    wrong = len_reward(texts[:2], ["2", "2"])
+    assert wrong == [0.0, -0.5]  # short and wrong gains nothing
+    assert len_reward(texts[:2], ["", "1"]) == [None, -0.5]
+
+
+def test_cosine_of_length_and_verdict():
+    half = r"\boxed{1}".rjust(500)
+    assert cosine_scaled_reward([half, half], ["1", "2"]) == pytest.approx([0.75, -0.75])
+    assert cosine_scaled_reward([half], solution=[r"so $\boxed{1}$"]) == pytest.approx([0.75])
+    assert cosine_scaled_reward([half], [None]) == [None]
+
+
+def test_a_reward_without_a_reference_column_says_so():
+    with pytest.raises(InputError, match="column 'answer'"):
+        cosine_scaled_reward([RIGHT])
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 5))
+def test_repetition_is_the_share_of_seen_ngrams(words, n):
+    (penalty,) = repetition_penalty_reward([" ".join(words)], ngram_size=n, max_penalty=-2.0)
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    assert penalty == pytest.approx(-2.0 * (1 - len(set(grams)) / len(grams)) if grams else 0.0)
+
+
+def test_repetition_in_chinese():
+    pytest.importorskip("jieba")
+    assert repetition_penalty_reward(["我爱北京我爱北京", "我爱北京"], ngram_size=2, language="zh") == pytest.approx(
+        [-0.4, 0.0]
+    )
+    with pytest.raises(InputError, match="did you mean 'zh'"):
+        repetition_penalty_reward(["a"], language="zhh")
+
+
+def test_options_come_from_the_recipe():
+    options = RewardOptions(
+        reward_funcs=["soft_overlong_punishment", "format"],
+        max_completion_len=10,
+        soft_punish_cache=4,
+        format_form="open_r1",
+    )
+    overlong, form = get_reward_funcs(options, prefill="<think>\n")
+    assert overlong(completions=["a"] * 3, prompts=["?"] * 3, completion_ids=[[0] * 6, [0] * 8, [0] * 11]) == [
+        0.0,
+        -0.5,
+        -1.0,
+    ]
+    assert form(completions=["x\n</think>\n<answer>\n1\n</answer>", "x</think>1"], prompts=["?"] * 2) == [1.0, 0.0]
+    assert (overlong.__name__, form.__name__) == ("soft_overlong_punishment_reward", "format_reward")
+
+
+def test_every_reward_takes_trls_call():
+    "All of the registry on one call as TRL makes it: one number or None for each completion."
+    info = {"language": "python", "test_cases": [{"type": "stdin_stdout", "input": "", "output": "18"}]}
+    columns = dict(
+        prompts=[[{"role": "user", "content": "?"}]] * 2,
+        completions=chat(RIGHT, "```python\nprint(18)\n```"),
+        completion_ids=[[1], [1, 2]],
+        answer=["18"] * 2,
+        verification=["{}"] * 2,
+        verification_info=[info] * 2,
+        trainer_state=None,
+        official_tests=[[{"input": "", "output": "18"}]] * 2,
+        language=["python"] * 2,
+        id=["p"] * 2,
+        score=[1.0] * 2,
+        test_names=[[]] * 2,
+        test_cases=[[]] * 2,
+        time_limit=[1.0] * 2,
+        memory_limit=[1 << 28] * 2,
+    )
+    for name, reward in zip(REWARDS, get_reward_funcs(list(REWARDS)), strict=True):
+        values = reward(**columns)
+        assert len(values) == 2 and all(v is None or isinstance(v, float) for v in values), name
+    assert get_reward_funcs(["binary_code"])[0](**columns) == [0.0, 1.0]

@@ -1,0 +1,165 @@
+"""Grading answers: `verify_answers` beside plain math-verify in one process, on MATH-500.
+
+    R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --rounds 3
+    R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --hostile 1000
+
+Completions are made from the benchmark's solutions: as they are (right), with the next problem's answer in the box
+(mostly wrong), with the answer written another way, and without an answer. Rounds alternate, so that a noisy machine
+hits all alike. Every disagreement is listed. `--hostile` grades strings made to hang, crash or fill the memory of a
+grader.
+"""
+
+import argparse
+import os
+import random
+import resource
+import statistics
+import time
+from pathlib import Path
+
+from r1nb.answers import AnswerPool, verify_answers
+from r1nb.problems import read_jsonl
+
+
+def rewritten(answer: str, rng: random.Random) -> str:
+    "The same answer in another notation."
+    return rng.choice(
+        [
+            answer.replace("\\frac", "\\dfrac"),
+            f"{answer}.",
+            f"\\text{{}}{answer}",
+            answer.replace(",", ", "),
+            f" {answer} ",
+        ]
+    )
+
+
+def completions(rows: list[dict], rng: random.Random) -> tuple[list[str], list[str]]:
+    "Texts and references."
+    texts, golds = [], []
+    for row, following in zip(rows, rows[1:] + rows[:1], strict=True):
+        texts += [
+            row["solution"],
+            f"<think>\n{row['solution'][:200]}\n</think>\n\\boxed{{{following['answer']}}}",
+            f"<think>\nso\n</think>\n\\boxed{{{rewritten(row['answer'], rng)}}}",
+            f"<think>\n{row['solution'][:200]}\n</think>\nI do not know.",
+        ]
+        golds += [row["answer"]] * 4
+    return texts, golds
+
+
+def plain(texts: list[str], golds: list[str]) -> list[bool]:
+    "math-verify as its README has it, in this process; like ours it looks for the answer behind the thought."
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    verdicts = []
+    for text, gold in zip(texts, golds, strict=True):
+        reference = parse(f"\\boxed{{{gold}}}", [LatexExtractionConfig(boxed_match_priority=0)])
+        answer = parse(
+            text.rpartition("</think>")[2],
+            [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)],
+        )
+        verdicts.append(bool(verify(reference, answer)))
+    return verdicts
+
+
+def hostile(count: int, rng: random.Random) -> list:
+    "Strings that graders have died of, and variations of them."
+    makers = [
+        lambda n: "^".join(["{" + str(rng.randrange(2, 99)) + "}"] * n),
+        lambda n: f"10^{{10^{{{n}}}}}",
+        lambda n: f"{n * 1000}!",
+        lambda n: f"{n}!!!!",
+        lambda n: "(" * n * 50 + "1" + ")" * n * 50,
+        lambda n: "{" * n * 99,
+        lambda n: "}" * n,
+        lambda n: f"(1+x)^{{{n * 5000}}}",
+        lambda n: "\\frac{1}{" * n * 9 + "2" + "}" * n * 9,
+        lambda n: "9" * n * 997,
+        lambda n: "x" * (n << 15),
+        lambda n: f"\\int_0^{{{n}}} e^{{x^x}} dx",
+        lambda n: "\\sqrt{" * n * 7 + "2" + "}" * n * 7,
+        lambda n: f"\\sum_{{k=1}}^{{{n}0000000}} k^k",
+        lambda n: "".join(chr(rng.randrange(32, 0x10000)) for _ in range(n * 30)).encode("utf-8", "ignore").decode(),
+        lambda n: "import os; os.abort()",
+        lambda n: "__import__('os').system('true')",
+        lambda n: "\x00" * n,
+        lambda n: "",
+        lambda n: None,
+        lambda n: "\\boxed{" * n,
+        lambda n: f"\\begin{{pmatrix}}{'1&' * n * 20}1\\end{{pmatrix}}",
+        lambda n: "\\sin(" * n * 5 + "x" + ")" * n * 5,
+        lambda n: f"{n}^{{1/{n}}} + " * n * 3 + "1",
+        lambda n: "2^{2^{2^{2^{" + str(n) + "}}}}",
+    ]
+    return [makers[i % len(makers)](i // len(makers) + 1) for i in range(count)]
+
+
+def memory_mib() -> tuple[float, float]:
+    "Peak resident memory of this process, and of the largest worker that has ended."
+    return tuple(resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def run_hostile(count: int, seed: int) -> None:
+    inputs = hostile(count, random.Random(seed))
+    boxed = [x if x is None or i % 3 == 0 else f"\\boxed{{{x}}}" for i, x in enumerate(inputs)]
+    for name, texts, golds in (
+        ("as completions", boxed, ["\\frac{\\pi}{2}"] * count),
+        ("as references", ["\\boxed{1}"] * count, inputs),
+    ):
+        with AnswerPool(2) as pool:
+            start = time.perf_counter()
+            verdicts = verify_answers(texts, golds, deadline=1.0, pool=pool)
+            seconds = time.perf_counter() - start
+            kinds = ", ".join(f"{v} {verdicts.count(v)}" for v in (True, False, None))
+            print(f"{count} hostile inputs {name}: {seconds:.1f} s; {kinds}")
+            print(f"  {pool.timeouts} ended by the deadline, {pool.crashes} workers died")
+    print(
+        "peak memory: this process {:.0f} MiB, largest worker {:.0f} MiB (limit 2048 of address space)".format(
+            *memory_mib()
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=500, help="problems")
+    parser.add_argument("--hostile", type=int, default=0, metavar="N", help="grade N hostile inputs instead")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.hostile:
+        return run_hostile(args.hostile, args.seed)
+    folder = os.environ.get("R1NB_BENCHMARKS") or parser.error("set R1NB_BENCHMARKS to a folder with math500.jsonl")
+    rows = read_jsonl(Path(folder) / "math500.jsonl")[: args.limit]
+    texts, golds = completions(rows, random.Random(args.seed))
+    seconds, verdicts = {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []}, {}
+    with AnswerPool(1) as one, AnswerPool(2) as two:
+        graders = [
+            lambda: plain(texts, golds),
+            lambda: verify_answers(texts, golds, pool=one),
+            lambda: verify_answers(texts, golds, pool=two),
+        ]
+        for pool in (one, two):
+            verify_answers(["\\boxed{x+1}"] * 2, ["y", "z"], pool=pool)  # workers start here, not in the measurement
+        for _ in range(args.rounds):
+            for name, grader in zip(seconds, graders, strict=True):
+                start = time.perf_counter()
+                verdicts[name] = grader()
+                seconds[name].append(time.perf_counter() - start)
+    base = statistics.median(seconds["math-verify, 1 process"])
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        right = sum(v is True for v in verdicts[name])
+        rate = len(texts) / median
+        print(f"{name:24} {rate:7.0f} completions/s   {base / median:.2f} x   right: {right} of {len(texts)}")
+    assert verdicts["r1nb, 1 worker"] == verdicts["r1nb, 2 workers"]
+    ours, theirs = verdicts["r1nb, 2 workers"], verdicts["math-verify, 1 process"]
+    different = [(g, t[-60:], a, b) for g, t, a, b in zip(golds, texts, ours, theirs, strict=True) if bool(a) != b]
+    print(f"{len(different)} disagreements")
+    for gold, text, a, b in different:
+        print(f"  reference {gold!r}, completion …{text!r}: r1nb {a}, math-verify {b}")
+
+
+if __name__ == "__main__":
+    main()
