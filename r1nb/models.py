@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BUNDLED', 'BUNDLED_NAME', 'CHATML', 'PAD_CANDIDATES', 'bundled_gguf', 'bundled_model', 'resolve_model', 'end_of_turn',
-           'align_tokens', 'ModelChoice', 'load_tokenizer', 'load_model', 'tiny_model', 'save_model']
+           'align_tokens', 'native_dtype', 'ModelChoice', 'load_tokenizer', 'load_model', 'tiny_model', 'save_model']
 
 # %% ../nbs/03_models.ipynb #5b7687f6
-import importlib.util, os, warnings
+import importlib.util, os, re, warnings
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from .runs import atomic_path
@@ -97,13 +98,23 @@ def align_tokens(tokenizer, model=None):
             if config is not None: config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     return tokenizer
 
+# %% ../nbs/03_models.ipynb #3f0588a2
+@cache
+def native_dtype() -> str:
+    "The 16-bit format that this machine multiplies in hardware, `'bfloat16'`, or `'float32'` where it has none."
+    import torch
+    if torch.cuda.is_available(): return 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float32'
+    try: flags = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace')
+    except OSError: flags = ''                                             # macOS, Windows: float32 is never wrong
+    return 'bfloat16' if re.search(r'^(?:flags|Features)\s*:.*\b(?:avx512_bf16|amx_bf16|bf16)\b', flags, re.M) else 'float32'
+
 # %% ../nbs/03_models.ipynb #544e07a7
 @dataclass
 class ModelChoice:
     "Which model, in which numbers."
     model_name_or_path: str = field(default=BUNDLED, metadata={'help': "'bundled', a folder, a run folder, or a Hub id"})
     model_revision: str = field(default='main', metadata={'help': 'Branch, tag or commit of a Hub model'})
-    dtype: str = field(default='bfloat16', metadata={'help': 'float32, bfloat16, float16 or auto'})
+    dtype: str | None = field(default=None, metadata={'help': 'float32, bfloat16, float16, or auto (as the weights are stored); default: bfloat16 where the machine multiplies it, else float32'})
     attn_implementation: str | None = field(default=None, metadata={'help': 'sdpa, eager, flash_attention_2, ...; default: eager on CPU, sdpa with a GPU'})
     freeze_embeddings: bool = field(default=False, metadata={'help': 'Do not train the embedding and the output head: on a CPU a good part of a step is theirs'})
     trust_remote_code: bool = field(default=False, metadata={'help': "Run code from a Hub model's repository"})
@@ -115,7 +126,12 @@ class ModelChoice:
 
     def __post_init__(self):
         valid = ('float32', 'bfloat16', 'float16', 'auto')
-        if self.dtype not in valid: raise InputError(f"dtype: '{self.dtype}'; {did_you_mean(self.dtype, valid)}")
+        if self.dtype is not None and self.dtype not in valid: raise InputError(f"dtype: '{self.dtype}'; {did_you_mean(self.dtype, valid)}")
+
+    @property
+    def numbers(self) -> str:
+        "The name of the dtype that is loaded: `dtype`, or what suits the machine."
+        return self.dtype or native_dtype()
 
 # %% ../nbs/03_models.ipynb #376ae6f0
 def load_tokenizer(choice: ModelChoice, padding_side: str = 'left'):
@@ -136,7 +152,7 @@ def load_model(choice: ModelChoice, tokenizer=None):
     gpu = torch.cuda.is_available()
     folder = resolve_model(choice.model_name_or_path)
     model = AutoModelForCausalLM.from_pretrained(folder, revision=choice.model_revision, trust_remote_code=choice.trust_remote_code,
-        dtype=choice.dtype if choice.dtype == 'auto' else getattr(torch, choice.dtype),
+        dtype=choice.numbers if choice.numbers == 'auto' else getattr(torch, choice.numbers),
         attn_implementation=choice.attn_implementation or ('sdpa' if gpu else 'eager'))
     if tokenizer is not None: align_tokens(tokenizer, model)
     if choice.freeze_embeddings:
