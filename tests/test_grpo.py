@@ -1,0 +1,106 @@
+"The trainer leaves out work that changes nothing: the loss and every gradient are TRL's."
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from r1nb.grpo import GroupTrainer, configure, prompt_dataset
+from r1nb.models import ModelChoice, load_model, load_tokenizer, tiny_model
+
+RECIPE = {
+    "dataset_name": "reasoning_gym/chain_sum",
+    "num_problems": 8,
+    "dtype": "float32",
+    "num_generations": 4,
+    "per_device_train_batch_size": 8,
+    "max_completion_length": 6,
+    "gradient_checkpointing": False,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def trainer_of(kind, folder, tmp_path, **keys):
+    (problems, model, args), _ = configure({**RECIPE, "model_name_or_path": str(folder), **keys})
+    args.output_dir = str(tmp_path)
+    tokenizer = load_tokenizer(model)
+    torch.manual_seed(0)
+    trainer = kind(
+        load_model(ModelChoice(str(folder), dtype="float32"), tokenizer),
+        reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
+        args=args,
+        processing_class=tokenizer,
+        train_dataset=prompt_dataset(problems),
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def batch_of(advantages):
+    "Left-padded prompts and right-padded completions of different lengths."
+    torch.manual_seed(1)
+    size, lengths = len(advantages), torch.arange(len(advantages)) % 5 + 2
+    columns = torch.arange(6)
+    return {
+        "prompt_ids": torch.randint(3, 90, (size, 6)),
+        "prompt_mask": (columns >= 6 - lengths[:, None]).int(),
+        "completion_ids": torch.randint(3, 90, (size, 6)),
+        "completion_mask": (columns < lengths[:, None]).int(),
+        "advantages": torch.tensor(advantages),
+        "num_items_in_batch": lengths.sum(),
+    }
+
+
+def gradients(trainer, inputs):
+    trainer.model.zero_grad()
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("advantages", [[0.0, 0.9, 0.0, -0.9, 0.0, 0.0, 1.5, -0.5], [0.0] * 8, [0.3] * 8])
+@pytest.mark.parametrize("loss_type", ["dapo", "cispo", "grpo", "dr_grpo", "bnpo"])
+def test_gradients_are_trls(loss_type, advantages, folder, tmp_path):
+    results = [
+        gradients(trainer_of(kind, folder, tmp_path / kind.__name__, loss_type=loss_type), batch_of(advantages))
+        for kind in (GRPOTrainer, GroupTrainer)
+    ]
+    (loss, expected), (ours, found) = results
+    assert ours == pytest.approx(loss, abs=1e-6)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+    assert any(g.abs().max() > 0 for g in found.values()) == any(advantages)
+
+
+def test_the_kl_term_needs_every_row(folder, tmp_path):
+    inputs = {**batch_of([0.0, 0.9, 0.0, -0.9, 0.0, 0.0, 1.5, -0.5]), "ref_per_token_logps": torch.full((8, 6), -3.0)}
+    (loss, expected), (ours, found) = (
+        gradients(trainer_of(kind, folder, tmp_path / kind.__name__, beta=0.1), inputs)
+        for kind in (GRPOTrainer, GroupTrainer)
+    )
+    assert ours == pytest.approx(loss, abs=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["own loop", "TRL's way"])
+def test_completions_of_the_same_policy(plain, folder, tmp_path, monkeypatch):
+    "Greedy (top-k 1), the loop and TRL's `generate` write the same tokens; `min_p` leads to TRL's way."
+    keys = {"top_k": 1, **({} if plain else {"min_p": 0.01})}
+    ours, stock = (trainer_of(kind, folder, tmp_path / kind.__name__, **keys) for kind in (GroupTrainer, GRPOTrainer))
+    calls = []
+    original = GRPOTrainer._generate_single_turn
+    monkeypatch.setattr(
+        GRPOTrainer, "_generate_single_turn", lambda self, *a, **k: calls.append(type(self)) or original(self, *a, **k)
+    )
+    prompts = [p for p in ([5, 6, 7], [8, 9], [10, 11, 12, 13]) for _ in range(4)]
+    expected, _ = stock._generate_single_turn(prompts, None, {}, 4)
+    found, _ = ours._generate_single_turn(prompts, None, {}, 4)
+    assert found == expected and len(found) == 12
+    assert calls == [GRPOTrainer] + [GroupTrainer] * (not plain)
+    assert ours.model.training
