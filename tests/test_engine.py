@@ -235,7 +235,7 @@ def test_signals_complete_the_record(ticking, signum, ename, rc):
 
 
 def test_a_cell_cannot_swallow_sigterm(tmp_path):
-    swallow = "import time\nprint('here')\ntry: time.sleep(80)\nexcept BaseException: print('ha')"
+    swallow = "import time\ntry: print('here'); time.sleep(80)\nexcept BaseException: print('ha')"
     path = write(tmp_path, swallow, "print('never')")
     process = start([*PAPERMILL, "--log-output", path, tmp_path / "out.ipynb"])
     for line in process.stdout:
