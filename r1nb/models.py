@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BUNDLED', 'BUNDLED_NAME', 'CHATML', 'PAD_CANDIDATES', 'bundled_gguf', 'bundled_model', 'resolve_model', 'end_of_turn',
-           'align_tokens', 'native_dtype', 'ModelChoice', 'load_tokenizer', 'load_model', 'tiny_model', 'save_model']
+           'align_tokens', 'native_dtype', 'ModelChoice', 'load_tokenizer', 'load_model', 'on_this_gpu', 'unsharded',
+           'tiny_model', 'save_model']
 
 # %% ../nbs/03_models.ipynb #5b7687f6
 import importlib.util, os, re, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -157,7 +159,24 @@ def load_model(choice: ModelChoice, tokenizer=None):
     if tokenizer is not None: align_tokens(tokenizer, model)
     if choice.freeze_embeddings:
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight.requires_grad_(False)
-    return model.to('cuda') if gpu and 'LOCAL_RANK' not in os.environ else model
+    return model if 'LOCAL_RANK' in os.environ else on_this_gpu(model)      # as a rank: where it goes is for the trainer to say
+
+
+# %% ../nbs/03_models.ipynb #b0416757
+def on_this_gpu(model):
+    "`model` on the GPU of this process, if there is one."
+    import torch
+    return model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}") if torch.cuda.is_available() else model
+
+@contextmanager
+def unsharded():
+    "Models that are loaded in here are loaded whole."
+    from transformers.integrations import deepspeed
+    before = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try: yield
+    finally: deepspeed._hf_deepspeed_config_weak_ref = before
+
 
 # %% ../nbs/03_models.ipynb #ba1fcacc
 def tiny_model(folder: str | Path, seed: int = 0) -> Path:
@@ -180,10 +199,10 @@ def tiny_model(folder: str | Path, seed: int = 0) -> Path:
     return Path(folder)
 
 # %% ../nbs/03_models.ipynb #cecf8467
-def save_model(model, tokenizer, folder: str | Path) -> Path:
-    "Write `model` (adapter merged) and `tokenizer` to `folder`, atomically. Returns the folder."
+def save_model(model, tokenizer, folder: str | Path, weights: dict | None = None) -> Path:
+    "Write `model` (adapter merged, or with the gathered `weights` of one that is sharded) and `tokenizer` to `folder`, atomically. Returns the folder."
     if hasattr(model, 'merge_and_unload'): model = model.merge_and_unload()
     with atomic_path(folder) as temporary:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, **({} if weights is None else {'state_dict': weights}))
         tokenizer.save_pretrained(temporary)
     return Path(folder)

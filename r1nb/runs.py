@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'STATES', 'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision',
-           'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'Run', 'open_run',
-           'check_writable', 'running', 'list_runs', 'find_run']
+           'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'rank', 'world_size',
+           'shared', 'wait_for_everyone', 'Preempted', 'Run', 'open_run', 'check_writable', 'running', 'list_runs',
+           'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import datetime, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time
@@ -118,7 +119,7 @@ def fingerprint(path: str | Path, whole: int = 1 << 30) -> str:
     return digest.hexdigest()[:16]
 
 # %% ../nbs/01_runs.ipynb #e3b9875e
-STATES = ('created', 'running', 'completed', 'failed', 'interrupted', 'preempted')
+STATES = ('queued', 'created', 'running', 'completed', 'failed', 'interrupted', 'preempted')
 
 def _process_start(pid: int) -> str | None:
     "A mark that tells process `pid` from a later one with the same number; None if it does not run."
@@ -153,6 +154,37 @@ def config_difference(old: dict, new: dict) -> list[str]:
     keys = sorted(set(old) | set(new))
     return [f"{k}: {old.get(k, '(unset)')} -> {new.get(k, '(unset)')}" for k in keys if old.get(k) != new.get(k)]
 
+# %% ../nbs/01_runs.ipynb #0d48f1e9
+def rank() -> int:
+    "The number of this process in a distributed job; 0 if it is alone."
+    return int(os.environ.get('RANK') or 0) if world_size() > 1 else 0
+
+def world_size() -> int:
+    "How many processes the job has."
+    return int(os.environ.get('WORLD_SIZE') or 1)
+
+def shared(action):
+    "What `action()` returns on rank 0, on every rank. An `InputError` that it raises there is raised on every rank."
+    if world_size() == 1: return action()
+    from accelerate.utils import broadcast_object_list
+    result, error = None, None
+    if not rank():
+        try: result = action()
+        except InputError as e: error = str(e)
+    result, error = broadcast_object_list([result, error])
+    if error is not None: raise InputError(error)
+    return result
+
+def wait_for_everyone() -> None:
+    "Return when every rank of the job has come here."
+    if world_size() == 1: return
+    from accelerate import PartialState
+    PartialState().wait_for_everyone()
+
+class Preempted(BaseException):
+    "The job was asked to end by somebody who will start it again: a scheduler, a signal."
+
+
 # %% ../nbs/01_runs.ipynb #a037ca50
 class Run:
     "A run folder. `path` may be absent still; `open_run` creates it."
@@ -178,14 +210,15 @@ class Run:
         return state
 
     def update(self, **values) -> dict:
-        "Merge `values` into the manifest, atomically."
+        "Merge `values` into the manifest, atomically (rank 0). Returns the manifest."
+        if rank(): return self.manifest
         m = {**self.manifest, **plain(values)}
         write_text(self.path/'manifest.json', json.dumps(m, indent=1, ensure_ascii=False))
         return m
 
     def log(self, step: int, **values) -> None:
-        "Append one line of metrics for `step`."
-        append_jsonl(self.path/'metrics.jsonl', [{'step': step, 'time': round(time.time(), 2), **plain(values)}])
+        "Append one line of metrics for `step` (rank 0)."
+        if not rank(): append_jsonl(self.path/'metrics.jsonl', [{'step': step, 'time': round(time.time(), 2), **plain(values)}])
 
     @property
     def metrics(self) -> list[dict]:
@@ -202,6 +235,7 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     `inputs` names input files or folders to fingerprint; `parents` are runs whose outputs are used. With `force` an old run
     there is removed first. Raises `InputError` when the folder holds another stage or configuration, or cannot be written."""
     run, config = Run(path), plain(config or {})
+    if rank(): return run                           # rank 0 has made and checked it
     old = run.manifest
     if run.status == 'running' and old.get('pid') != os.getpid():
         raise InputError(f"{run.path} is being run by process {old['pid']} on {old['host']}")
@@ -209,7 +243,7 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
         shutil.rmtree(run.path)
         old = {}
     if old.get('stage', stage) != stage: raise InputError(f"{run.path} holds a '{old['stage']}' run, not '{stage}'; choose another folder")
-    if old and (changed := config_difference(old.get('config', {}), config)):
+    if 'config' in old and (changed := config_difference(old['config'], config)):
         raise InputError(f"{run.path} was started with another configuration:\n  " + '\n  '.join(changed)
                          + "\nchoose another folder, or start it anew with --force")
     if run.status == 'completed': return run

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from .models import ModelChoice, load_model, load_tokenizer, resolve_model
+from .models import ModelChoice, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
 from .runs import append_jsonl, read_log
 from .settings import InputError, did_you_mean
 
@@ -109,7 +109,8 @@ class TransformersSampler:
     "Samples with a transformers model in this process. A seed per call makes a batch repeatable on its own, which resuming needs."
     def __init__(self, choice: ModelChoice, cfg: SamplingConfig):
         self.cfg, self.tokenizer = cfg, load_tokenizer(choice)
-        self.model = load_model(choice, self.tokenizer).eval()
+        with unsharded(): model = load_model(choice, self.tokenizer).eval()
+        self.model = on_this_gpu(model)
 
     def __call__(self, prompts: list[list[dict]], n: int, seed: int) -> list[list[Completion]]:
         "`n` completions for each of `prompts` (chat messages)."

@@ -107,3 +107,20 @@ def tiny_recipe(tmp_path_factory, tiny_model):
     recipe = {"name": "tiny", "minutes": dict.fromkeys(stages, 0.3), "stages": stages}
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory, tiny_model):
+    "SFT on forty traces, six steps; how many examples a step, the command says."
+    from r1nb.generate import worked_solution
+    from r1nb.runs import append_jsonl
+
+    folder = tmp_path_factory.mktemp("sums")
+    sums = [(a, b) for a in range(8) for b in range(5)]
+    rows = [{"problem": f"{a} + {b} =", "completion": worked_solution([("+", a), ("+", b)])} for a, b in sums]
+    append_jsonl(folder / "traces.jsonl", rows)
+    keys = {"dataset_name": str(folder / "traces.jsonl"), "model_name_or_path": str(tiny_model), **TRAINING,
+            "max_length": 256, "max_steps": 6, "save_steps": 2}  # fmt: skip
+    path = folder / "sft.yaml"
+    path.write_text(yaml.safe_dump(keys))
+    return path

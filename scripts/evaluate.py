@@ -1,0 +1,8 @@
+"The job notebook of evaluate, in this process or as a rank of `accelerate launch`. --help says more."
+
+import sys
+
+from r1nb.launch import script
+
+if __name__ == "__main__":
+    sys.exit(script("evaluate"))

@@ -1,0 +1,241 @@
+"Several processes under accelerate: equal to one, ended together, told apart, gone on with."
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT, TASK, TRAINING, finish, r1nb, start, wait_for
+from nbformat.v4 import new_code_cell, new_notebook
+
+from r1nb.runs import Run
+from r1nb.sft import checkpoints, last_checkpoint
+
+
+def losses(run):
+    return [row["loss"] for row in run.metrics if "loss" in row]
+
+
+def alive(mark):
+    "Command lines of processes that have `mark` in their environment."
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            state = (environ.parent / "stat").read_text().rpartition(")")[2].split()[0]
+            if mark.encode() in environ.read_bytes() and state != "Z":
+                found.append((environ.parent / "cmdline").read_text().replace("\0", " ")[:120])
+        except OSError:
+            continue
+    return found
+
+
+def gone(mark, within=20):
+    "Whether every process with `mark` in its environment ends within some seconds."
+    end = time.monotonic() + within
+    while alive(mark) and time.monotonic() < end:
+        time.sleep(0.1)
+    return alive(mark) == []
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    "The losses of one process."
+    folder = tmp_path_factory.mktemp("alone")
+    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", folder / "run",
+                  cwd=folder, runs=folder)  # fmt: skip
+    assert result.code == 0, result.err[-3000:]
+    return Run(folder / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accelerator", ["fsdp", "zero3"])  # ddp and zero2 below
+def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
+    "Same global batch, same losses. Gradients are summed in another order, hence not the same bits."
+    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 4, "--run-dir", tmp_path / "two",
+                  "--accelerator", accelerator, "--num_processes", 2, cwd=tmp_path, runs=tmp_path)  # fmt: skip
+    assert result.code == 0, result.err[-3000:]
+    assert losses(Run(tmp_path / "two")) == pytest.approx(losses(alone), abs=2e-3) and len(losses(alone)) == 6
+    run = Run(tmp_path / "two")
+    assert run.status == "completed" and run.manifest["world_size"] == 2
+    assert (run / "model" / "model.safetensors").exists() and checkpoints(run / "checkpoints")
+    assert "[rank 0] " in result.out
+    for rank in (0, 1):
+        assert json.loads((run / "logs" / f"rank-{rank}.json").read_text())["code"] == 0
+        assert (run / "logs" / f"rank-{rank}.log").stat().st_size > 0
+    for path, count in ((run / "job.ipynb", 0), (run / "logs" / "job-rank1.ipynb", 3)):
+        nb = nbformat.read(path, as_version=4)
+        states = [c.metadata.papermill.status for c in nb.cells if c.cell_type == "code"]
+        assert states.count("pending") == count and set(states) <= {"completed", "pending"}  # previews are rank 0's
+    from safetensors.torch import load_file
+
+    one, two = (load_file(p / "model" / "model.safetensors") for p in (alone.path, run.path))
+    assert one.keys() == two.keys()
+    assert max((one[k].float() - two[k].float()).abs().max().item() for k in one) < 0.02
+
+
+@pytest.mark.slow
+def test_grpo_on_two_ranks(tiny_model, tmp_path):
+    keys = {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model), **TRAINING,
+            "max_steps": 2, "num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": 16,
+            "reward_funcs": ["length"]}  # fmt: skip
+    (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(keys))
+    options = ("--config", "grpo.yaml", "--num_processes", 2, "--run-dir", "run")
+    result = r1nb("grpo", *options, cwd=tmp_path, runs=tmp_path)
+    assert result.code == 0, result.err[-3000:]
+    run = Run(tmp_path / "run")
+    assert [row["step"] for row in run.metrics if "reward" in row] == [1, 2]
+    assert run.metrics[0]["num_tokens"] > 0 and (run / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_script_under_accelerate_launch_takes_the_flags_of_open_r1(recipe, tmp_path):
+    keys = yaml.safe_load(recipe.read_text())
+    accelerate = Path(sys.executable).with_name("accelerate")
+    command = [accelerate, "launch", "--config_file", ROOT / "scripts/accelerate/zero2.yaml", "--num_processes", 2,
+               "--main_process_port", 29517, ROOT / "scripts/sft.py",
+               "--model_name_or_path", keys["model_name_or_path"], "--dataset_name", keys["dataset_name"],
+               "--learning_rate", "2.0e-5", "--num_train_epochs", 1, "--max_seq_length", 256,
+               "--per_device_train_batch_size", 4, "--per_device_eval_batch_size", 4,
+               "--gradient_accumulation_steps", 2, "--gradient_checkpointing", "--logging_steps", 1,
+               "--eval_strategy", "steps", "--eval_steps", 100,
+               "--output_dir", tmp_path / "out"]  # fmt: skip
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Run(tmp_path / "out")
+    assert run.status == "completed" and run.manifest["world_size"] == 2
+    assert len(losses(run)) == 3  # 38 or so traces, sixteen a step
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sft", "--accelerator", "zero4"), "did you mean 'zero"),
+        (("sft", "--num_processes", "0"), "0 is not positive"),
+        (("curate", "--num_processes", "2"), "curate runs as one process"),
+    ],
+)
+def test_bad_choices(arguments, message, tmp_path):
+    result = r1nb(*arguments, cwd=tmp_path, runs=tmp_path / "runs")
+    assert result.code == 2 and message in result.err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_bad_input_on_two_ranks_is_one_message(recipe, tmp_path):
+    result = r1nb("sft", "--config", recipe, "--learning_rat", "1", "--num_processes", 2, "--run-dir", tmp_path / "run",
+                  cwd=tmp_path, runs=tmp_path)  # fmt: skip
+    assert result.code == 2 and result.err.count("did you mean 'learning_rate'") == 1
+    assert not (tmp_path / "run").exists()
+
+
+# ---- ends ---------------------------------------------------------------------------------------------------------
+
+WORK = """
+import os, time, torch
+from pathlib import Path
+rank = int(os.environ["RANK"])
+print("rank", rank, "at work", flush=True)
+Path(f"pid-{rank}").write_text(str(os.getpid()))
+while not Path(f"go-{rank}").exists(): time.sleep(0.05)
+"""
+
+
+class Pair:
+    "A notebook on two ranks. A rank leaves its process id in `pid-N` and goes on to `then` when `go-N` appears."
+
+    def __init__(self, folder, then="pass"):
+        nbformat.write(new_notebook(cells=[new_code_cell(WORK), new_code_cell(then)]), folder / "work.ipynb")
+        self.folder, self.mark = folder, f"R1NB_TEST_MARK={folder}"
+        self.run = Run(folder / "run")
+        self.process = start("run", "work.ipynb", "--num_processes", 2, "--run-dir", "run", cwd=folder, runs=folder,
+                             R1NB_TEST_MARK=str(folder))  # fmt: skip
+        self.pids = [int(wait_for(lambda r=r: self.pid_of(r), f"rank {r}", self.process)) for r in (0, 1)]
+
+    def pid_of(self, rank):
+        try:
+            return (self.folder / f"pid-{rank}").read_text()
+        except OSError:
+            return ""
+
+    def end(self):
+        result = finish(self.process, self.folder, 60)
+        assert gone(self.mark), alive(self.mark)
+        nb = nbformat.read(self.run / "job.ipynb", as_version=4)
+        nbformat.validate(nb)
+        assert "rank 0 at work" in "".join(o.get("text", "") for o in nb.cells[0].outputs)
+        return result
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_on_one_rank_ends_all(tmp_path):
+    pair = Pair(tmp_path, "if rank: raise ValueError('no luck')\nelse: time.sleep(100)")
+    for rank in (0, 1):
+        (tmp_path / f"go-{rank}").touch()
+    result = pair.end()
+    assert result.code == 1 and "rank 1: ValueError: no luck" in result.err
+    assert pair.run.manifest["status"] == "failed" and "no luck" in pair.run.manifest["error"]
+    assert "ValueError" in (pair.run / "logs" / "job-rank1.ipynb").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_all(tmp_path):
+    pair = Pair(tmp_path)
+    os.kill(pair.pids[1], signal.SIGKILL)
+    result = pair.end()
+    assert result.code == 137 and "rank 1 was killed by signal 9" in result.err
+    assert pair.run.manifest["status"] == "failed" and "rank 1 was killed" in pair.run.manifest["error"]
+
+
+@pytest.mark.slow
+def test_a_signal_reaches_every_rank(tmp_path):
+    pair = Pair(tmp_path)
+    pair.process.terminate()
+    result = pair.end()
+    assert (result.code, pair.run.manifest["status"]) == (143, "preempted")
+
+
+@pytest.mark.slow
+def test_nobody_outlives_a_killed_command(tmp_path):
+    pair = Pair(tmp_path)
+    pair.process.kill()
+    pair.end()
+    assert pair.run.status in ("preempted", "interrupted", "failed")
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_after_a_stop(recipe, alone, tmp_path):
+    "Stopped with a checkpoint by the file `stop`, and started again: the losses are those of an undisturbed run."
+    command = ("sft", "--config", recipe, "--per_device_train_batch_size", 4, "--num_processes", 2, "--run-dir", "run")
+    process = start(*command, cwd=tmp_path, runs=tmp_path)
+    run = Run(tmp_path / "run")
+    wait_for(lambda: run.metrics, "a first step", process)
+    (run / "stop").touch()
+    result = finish(process, tmp_path)
+    steps = [row["step"] for row in run.metrics]
+    assert result.code == 143 and run.status == "preempted" and steps[-1] < 6
+    assert last_checkpoint(run / "checkpoints").name == f"checkpoint-{steps[-1]}"  # at the step where it stopped
+    result = r1nb(*command, cwd=tmp_path, runs=tmp_path)
+    assert result.code == 0, result.err[-3000:]
+    assert f"going on from checkpoint-{steps[-1]}" in result.out
+    assert losses(run) == pytest.approx(losses(alone), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_a_torn_checkpoint_is_passed_over(recipe, alone, tmp_path):
+    run = Run(shutil.copytree(alone.path, tmp_path / "run"))
+    folders = checkpoints(run / "checkpoints")
+    assert [p.name for p in folders] == ["checkpoint-4", "checkpoint-6"]
+    torn = folders[-1] / "optimizer.pt"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    run.update(status="interrupted")
+    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", "run",
+                  cwd=tmp_path, runs=tmp_path)  # fmt: skip
+    assert result.code == 0 and "going on from checkpoint-4" in result.out, result.err[-3000:]
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-4)

@@ -1,0 +1,162 @@
+"A real Slurm of two nodes, whose GPUs are for show: submitted jobs, time limits, dependencies, refusals."
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from cluster import Cluster, available
+from conftest import ROOT, TASK, r1nb, wait_for
+
+from r1nb.runs import Run
+from r1nb.sft import last_checkpoint
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(not available(), reason="needs root, slurmctld, slurmd and munged"),
+]
+SITE = {"R1NB_GPUS_PER_NODE": "1", "R1NB_INTERFACE": "lo"}
+SMALL = ("--per_device_train_batch_size", 4)
+WAIT = 240  # seconds for a job; most of it is imports, on every node
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("slurm")).start()
+    yield cluster
+    cluster.stop()
+
+
+def submit(*arguments, cwd):
+    "The number of the job that the command submits."
+    result = r1nb(*arguments, "--slurm", cwd=cwd, runs=cwd / "runs", **SITE)
+    assert result.code == 0, result.err
+    return [int(n) for n in re.findall(r"^job (\d+):", result.out, re.M)]
+
+
+def state(job):
+    text = subprocess.run(["scontrol", "show", "job", "-o", str(job)], capture_output=True, text=True).stdout
+    return (re.search(r"JobState=(\w+)", text) or [None, "UNKNOWN"])[1]
+
+
+def log(folder):
+    return "".join(p.read_text() for p in folder.glob("**/slurm-*.out"))
+
+
+def until(job, states, folder, deadline=WAIT):
+    end = time.monotonic() + deadline
+    while state(job) not in states:
+        assert time.monotonic() < end, f"job {job} is {state(job)}\n{log(folder)[-3000:]}"
+        assert state(job) in (*states, "PENDING", "RUNNING", "COMPLETING", "REQUEUED"), log(folder)[-3000:]
+        time.sleep(0.2)
+
+
+def losses(run):
+    return [row["loss"] for row in run.metrics if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def two_nodes(cluster, recipe, tmp_path_factory):
+    "SFT over both nodes, undisturbed."
+    folder = tmp_path_factory.mktemp("two")
+    options = ("sft", "--config", recipe, *SMALL, "--nodes", 2, "--run-dir", "run")
+    dry = r1nb(*options, "--slurm", "--dry-run", cwd=folder, runs=folder / "runs", **SITE)
+    assert dry.code == 0 and not (folder / "run").exists()
+    (job,) = submit(*options, cwd=folder)
+    assert Run(folder / "run").status in ("queued", "created", "running")
+    until(job, ["COMPLETED"], folder)
+    return folder, dry.out
+
+
+@pytest.mark.slow
+def test_training_over_both_nodes(two_nodes):
+    folder, dry = two_nodes
+    run = Run(folder / "run")
+    assert run.status == "completed" and run.manifest["world_size"] == 2 and len(losses(run)) == 6
+    assert (run / "logs" / "rank-1.log").exists() and (run / "model" / "model.safetensors").exists()
+    assert (run / "logs" / "job.slurm").read_text() == dry  # what was shown is what was submitted
+    assert "sft on 2 node(s) (node[1-2])" in log(folder)
+    shown = r1nb("logs", "run", cwd=folder, runs=folder)
+    assert shown.code == 0 and "[rank" not in shown.out and "traces; the first has" in shown.out
+
+
+@pytest.mark.slow
+def test_a_time_limit_costs_nothing(cluster, recipe, two_nodes, tmp_path):
+    "USR1, as Slurm sends it near the limit: saved, requeued, gone on with, the same losses as without."
+    (job,) = submit("sft", "--config", recipe, *SMALL, "--nodes", 2, "--run-dir", "run", cwd=tmp_path)
+    run = Run(tmp_path / "run")
+    wait_for(lambda: run.metrics, "a first step", deadline=WAIT)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", str(job)], check=True)
+    wait_for(lambda: "back into the queue" in log(tmp_path), "the requeue", deadline=WAIT)
+    steps = [row["step"] for row in run.metrics]
+    assert run.manifest["status"] == "preempted" and steps[-1] < 6, log(tmp_path)
+    assert last_checkpoint(run / "checkpoints").name == f"checkpoint-{steps[-1]}"
+    until(job, ["COMPLETED"], tmp_path, 2 * WAIT)
+    assert run.status == "completed" and run.manifest["starts"] == 2 and "restart 1" in log(tmp_path)
+    assert losses(run) == pytest.approx(losses(Run(two_nodes[0] / "run")), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
+    stages = {
+        "generate": {**TASK, "split": "train", "num_problems": 16, "num_generations": 2, "teacher": "scripted",
+                     "model_name_or_path": str(tiny_model)},
+        "curate": {"dataset_name": "${generate}", "model_name_or_path": str(tiny_model), "max_tokens": 400},
+    }  # fmt: skip
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"name": "p", "stages": stages}, sort_keys=False))
+    jobs = submit("pipeline", "p.yaml", cwd=tmp_path)
+    assert len(jobs) == 3  # and the report
+    shown = subprocess.run(["scontrol", "show", "job", "-o", str(jobs[1])], capture_output=True, text=True).stdout
+    assert f"afterok:{jobs[0]}" in shown
+    until(jobs[1], ["COMPLETED"], tmp_path)
+    assert Run(tmp_path / "runs/p/curate").status == "completed"
+
+
+def test_cancel(cluster, recipe, tmp_path):
+    (job,) = submit("sft", "--config", recipe, "--run-dir", "runs/run", "--dependency", "singleton", "--time", "5",
+                    cwd=tmp_path)  # fmt: skip
+    rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
+    assert '"state": "queued"' in rows.out or '"state": "running"' in rows.out
+    again = r1nb("sft", "--config", recipe, "--run-dir", "runs/run", "--slurm", cwd=tmp_path, runs=tmp_path / "runs",
+                 **SITE)  # fmt: skip
+    assert again.code == 2 and f"job {job}" in again.err
+    result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
+    assert result.code == 0, result.err
+    until(job, ["CANCELLED"], tmp_path)
+    rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
+    assert '"state": "queued"' not in rows.out
+    assert r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--partition", "nowhere"), "invalid partition"),
+        (("--gpus_per_node", "9"), "not available"),
+        (("--time", "4h"), "no time limit"),
+        (("--nodes", "2", "--num_processes", "3"), "cannot be spread evenly"),
+        (("--learning_rat", "1"), "did you mean 'learning_rate'"),
+    ],
+)
+def test_refused_before_anything_is_queued(cluster, recipe, tmp_path, options, message):
+    before = cluster.ask("squeue", "-h")
+    result = r1nb("sft", "--config", recipe, "--run-dir", "run", "--slurm", *options, cwd=tmp_path, runs=tmp_path,
+                  **SITE)  # fmt: skip
+    assert result.code == 2 and message in result.err.lower(), result.err
+    assert not (tmp_path / "run").exists() and cluster.ask("squeue", "-h") == before
+
+
+@pytest.mark.slow
+def test_the_script_for_sbatch(cluster, recipe, tiny_model, tmp_path):
+    keys = yaml.safe_load(recipe.read_text())
+    command = ["sbatch", "--parsable", "--gres=gpu:1", f"--output={tmp_path}/slurm-%j.out",
+               ROOT / "scripts/slurm/sft.slurm", tiny_model, keys["dataset_name"], "ddp", "--max_steps", 2,
+               "--output_dir", tmp_path / "out", "--dtype", "float32", "--max_length", 256]  # fmt: skip
+    env = {**os.environ, "R1NB_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    until(int(done.stdout.split(";")[0]), ["COMPLETED"], tmp_path)
+    assert Run(tmp_path / "out").status == "completed"
