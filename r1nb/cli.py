@@ -46,6 +46,10 @@ def _rank_options(parser):
     slurm.add_argument('--max_requeues', '--max-requeues', type=int, metavar='N', help='how often a job that met its time limit is put back (default: 10)')
     slurm.add_argument('--notice', type=int, metavar='SECONDS', help='how long before its time limit it is told (default: 180)')
     slurm.add_argument('--dependency', metavar='TYPE:JOB', help='e.g. afterok:123')
+    slurm.add_argument('--server', metavar='vllm|COMMAND', help='for grpo: a vLLM server on the last node draws the completions, the others train')
+    slurm.add_argument('--server_wait', '--server-wait', type=int, metavar='SECONDS', help='how long it may take to answer (default: 1800)')
+    slurm.add_argument('--tp', type=int, metavar='N', help="GPUs that share the server's model (default: 1)")
+    slurm.add_argument('--dp', type=int, metavar='N', help="copies of the server's model (default: 1)")
     parser.add_argument('--accelerator', metavar='NAME', help="ddp, zero2, zero3, fsdp, or a file for accelerate launch (default: settings.ini's)")
     parser.add_argument('--num_processes', '--num-processes', type=int, metavar='N', help='processes (ranks) that share the work; default with an accelerator: the GPUs that are there')
 
@@ -89,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 # %% ../nbs/70_cli.ipynb #63612ffd
-SLURM = ('nodes', 'time', 'partition', 'account', 'qos', 'gpus_per_node', 'max_requeues', 'notice', 'dependency')
+SLURM = ('nodes', 'time', 'partition', 'account', 'qos', 'gpus_per_node', 'max_requeues', 'notice', 'dependency', 'server', 'server_wait', 'tp', 'dp')
 
 def _ranks(args) -> dict: return {'accelerator': args.accelerator, 'num_processes': args.num_processes}
 
@@ -158,6 +162,12 @@ def _last_metric(metrics) -> str:
     for row in metrics: last.update(row)
     return ', '.join(f"{name} {last[key]:.3g}" for key, name in (('loss', 'loss'), ('reward', 'reward')) if isinstance(last.get(key), (int, float)))
 
+def _left(metrics, max_steps) -> float | None:
+    "Seconds until step `max_steps` at the pace of the last twenty steps, or None if that cannot be told."
+    rows = [(r['step'], r['time']) for r in metrics if isinstance(r.get('step'), int) and 'time' in r][-20:]
+    if not max_steps or len(rows) < 2 or rows[-1][0] <= rows[0][0]: return None
+    return (max_steps - rows[-1][0]) * (rows[-1][1] - rows[0][1]) / (rows[-1][0] - rows[0][0])
+
 def _duration(seconds) -> str:
     return '' if seconds is None else f'{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}'
 
@@ -171,8 +181,9 @@ def _runs(args, rest) -> int:
         if args.stage and m.get('stage') != args.stage: continue
         try: metrics = run.metrics
         except InputError: metrics = [{'step': '?'}]                       # damaged: the other runs are still worth a line
-        rows.append({'run': str(run.path.relative_to(root)), 'stage': m.get('stage', ''), 'state': state_of(run, states), 'started': (m.get('started') or '')[:16].replace('T', ' '),
-                     'took': _duration(m.get('seconds')), 'step': max((r['step'] for r in metrics), default=''), 'last': _last_metric(metrics),
+        rows.append({'run': str(run.path.relative_to(root)), 'stage': m.get('stage', ''), 'state': (state := state_of(run, states)), 'started': (m.get('started') or '')[:16].replace('T', ' '),
+                     'took': _duration(m.get('seconds')), 'step': max((r['step'] for r in metrics), default=''), 'of': m.get('max_steps', ''),
+                     'left': _duration(_left(metrics, m.get('max_steps'))) if state == 'running' else '', 'last': _last_metric(metrics),
                      'revision': (m.get('git') or {}).get('revision', '')[:8]})
     if args.json:
         for r in rows: print(json.dumps(r))

@@ -7,6 +7,7 @@ __all__ = ['CLASSES', 'ALIASES', 'GRPOConfig', 'prompt_dataset', 'prefilled', 'p
            'configure', 'check', 'run_grpo']
 
 # %% ../nbs/32_grpo.ipynb #166fe2f5
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -108,6 +109,8 @@ def run_grpo(run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOC
     score_completions_only()
     tokenizer = load_tokenizer(model)
     args.output_dir = str(run/'checkpoints')
+    if url := os.environ.get('R1NB_SERVER_URL'):                        # a vLLM server beside the training, see slurm
+        args.use_vllm, args.vllm_mode, args.vllm_server_base_url = True, 'server', url
     trainer = GroupTrainer(load_model(model, tokenizer), reward_funcs=get_reward_funcs(args, prefilled(tokenizer)), args=args, processing_class=tokenizer,
                           train_dataset=prompt_dataset(problems, tokenizer, args.max_prompt_length), peft_config=lora(model))
     summary = train(run, trainer, tokenizer)

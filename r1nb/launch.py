@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'ALLOCATORS', 'ACCELERATORS', 'DISTRIBUTED',
            'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'open_job', 'default_run_dir', 'Job', 'prepare',
-           'execute_job', 'listeners', 'join_ranks', 'allocator', 'job_environment', 'run_process', 'accelerator_file',
-           'count_gpus', 'ranks_of', 'free_port', 'job_command', 'start_job', 'blame', 'accelerate_main', 'Pipeline',
-           'load_pipeline', 'stand_in', 'check_pipeline', 'remaining_minutes', 'minutes_text', 'changed_inputs',
-           'run_pipeline', 'make_report', 'guarded', 'main', 'script']
+           'execute_job', 'listeners', 'join_ranks', 'leave_ranks', 'allocator', 'job_environment', 'run_process',
+           'accelerator_file', 'count_gpus', 'ranks_of', 'free_port', 'job_command', 'start_job', 'blame',
+           'accelerate_main', 'Pipeline', 'load_pipeline', 'stand_in', 'check_pipeline', 'remaining_minutes',
+           'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report', 'guarded', 'main', 'script']
 
 # %% ../nbs/51_launch.ipynb #a0dfc5ec
 import importlib, json, os, shutil, signal, socket, subprocess, sys, threading, time, traceback
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .recipes import find_recipe, read_recipe
-from .runs import Preempted, Run, fingerprint, now, open_run, process_mark, rank, running, shared, world_size, write_text
+from .runs import Preempted, Run, fingerprint, now, open_run, process_mark, rank, running, shared, wait_for_everyone, world_size, write_text
 from .settings import InputError, did_you_mean, hub_reachable, settings
 
 # %% ../nbs/51_launch.ipynb #d80db11c
@@ -106,6 +106,7 @@ def execute_job(job: Job) -> int:
     run = Run(path)
     if status == 'completed':
         if not rank(): print(f'{run.path} is complete; --force runs it again')
+        leave_ranks()
         return OK
     record = run/'logs'/f'job-rank{rank()}.ipynb' if rank() else run/'job.ipynb'
     try:
@@ -113,7 +114,9 @@ def execute_job(job: Job) -> int:
     except KeyboardInterrupt: return _ended(run, 'interrupted', INTERRUPTED, record)
     except Preempted as e: return _ended(run, 'preempted', TERMINATED, record, None if isinstance(e, Terminated) else str(e))
     except PapermillExecutionError as e: return _ended(run, 'failed', FAILED, record, f'{e.ename}: {e.evalue}')
-    return _ended(run, 'completed', OK, record)
+    _ended(run, 'completed', OK, record)
+    leave_ranks()
+    return OK
 
 
 # %% ../nbs/51_launch.ipynb #a9f9ee71
@@ -156,6 +159,13 @@ def join_ranks() -> None:
     else:
         os.environ['ACCELERATE_USE_CPU'] = 'true'
         PartialState(cpu=True, backend='gloo')
+
+def leave_ranks() -> None:
+    "Part from the other ranks, when all have come to their end: rank 0 holds the meeting, and who is still in it when rank 0 goes, dies."
+    if world_size() == 1: return
+    wait_for_everyone()
+    import torch.distributed as dist
+    if dist.is_initialized(): dist.destroy_process_group()
 
 
 # %% ../nbs/51_launch.ipynb #e7f439f1
@@ -265,7 +275,7 @@ def blame(notes: dict[int, dict], exits: dict[int, int]) -> tuple[str, int, str]
     killed = [(r, -c) for r, c in sorted(exits.items(), key=lambda e: e[1] == -signal.SIGTERM) if c < 0 and r not in notes]
     if killed and (killed[0][1] != signal.SIGTERM or not notes and len(killed) == len(exits)):
         r, signum = killed[0]
-        return 'failed', 128 + signum, f"rank {r} was killed by signal {signum}" + (' (out of memory?)' if signum == signal.SIGKILL else '')
+        return {signal.SIGINT: 'interrupted', signal.SIGTERM: 'preempted'}.get(signum, 'failed'), 128 + signum, f"rank {r} was killed by signal {signum}" + (' (out of memory?)' if signum == signal.SIGKILL else '')
     ended = sorted((n for n in notes.values() if n['code']), key=lambda n: (n['status'] != 'failed', n['time']))
     if ended: return ended[0]['status'], ended[0]['code'], f"rank {ended[0]['rank']}: {ended[0]['error'] or ended[0]['status']}"
     return 'failed', next((c for c in exits.values() if c > 0), FAILED), f'ranks ended with exit codes {exits}'
@@ -337,7 +347,7 @@ def check_pipeline(pipeline: Pipeline) -> None:
     for name, job in pipeline.jobs.items():
         module, run = stage_module(job.stage), Run(job.run_dir)
         _, written = module.configure(job.config, job.overrides)
-        if run.status != 'absent' and not job.force and (changed := config_difference(run.manifest.get('config', {}), plain(written))):
+        if 'config' in run.manifest and not job.force and (changed := config_difference(run.manifest['config'], plain(written))):
             raise InputError(f"stage '{name}' in {run.path} was run with another recipe:\n  " + '\n  '.join(changed)
                              + f"\ngo on with --from {name} (this and the later stages anew), --force (all anew) or --name (another folder)")
         if run.status == 'completed' and not job.force: continue
@@ -419,6 +429,7 @@ def main(arguments: list[str] | None = None) -> int:
     from r1nb.engine import die_with_parent
     die_with_parent()
     verb, *rest = arguments or sys.argv[1:]
+    if verb == 'accelerate' or world_size() > 1: signal.signal(signal.SIGINT, signal.SIG_DFL)     # while importing: die of it, so that the exit code says so
     for key, value in job_environment().items(): os.environ.setdefault(key, value)         # where a batch script started us
     if verb == 'accelerate': return accelerate_main(rest)
     text, = rest

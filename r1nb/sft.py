@@ -145,6 +145,7 @@ WATCHED = {'loss': 'loss', 'reward': 'reward', 'entropy': 'entropy', 'completion
 class RunLogger(TrainerCallback):
     "Writes the trainer's logs to the run's `metrics.jsonl` (first process only)."
     def __init__(self, run: Run): self.run = run
+    def on_train_begin(self, args, state, control, **kwargs): self.run.update(max_steps=state.max_steps)
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not logs: return
         numbers = {}

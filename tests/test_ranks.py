@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb.runs import Run
 from r1nb.sft import checkpoints, last_checkpoint
+
+deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)")
 
 
 def losses(run):
@@ -55,7 +58,7 @@ def alone(recipe, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accelerator", ["fsdp", "zero3"])  # ddp and zero2 below
+@pytest.mark.parametrize("accelerator", ["fsdp", pytest.param("zero3", marks=deepspeed)])  # ddp and zero2 below
 def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     "Same global batch, same losses. Gradients are summed in another order, hence not the same bits."
     result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 4, "--run-dir", tmp_path / "two",
@@ -94,6 +97,7 @@ def test_grpo_on_two_ranks(tiny_model, tmp_path):
     assert run.metrics[0]["num_tokens"] > 0 and (run / "model" / "model.safetensors").exists()
 
 
+@deepspeed
 @pytest.mark.slow
 def test_the_script_under_accelerate_launch_takes_the_flags_of_open_r1(recipe, tmp_path):
     keys = yaml.safe_load(recipe.read_text())

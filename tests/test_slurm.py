@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 from cluster import Cluster, available
-from conftest import ROOT, TASK, r1nb, wait_for
+from conftest import ROOT, TASK, TRAINING, r1nb, wait_for
 
 from r1nb.runs import Run
 from r1nb.sft import last_checkpoint
@@ -113,6 +113,49 @@ def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
     assert f"afterok:{jobs[0]}" in shown
     until(jobs[1], ["COMPLETED"], tmp_path)
     assert Run(tmp_path / "runs/p/curate").status == "completed"
+
+
+SERVER = """{python} -c '
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health/" else 404)
+        self.end_headers()
+http.server.HTTPServer(("", int(os.environ["R1NB_SERVER_PORT"])), Handler).serve_forever()'"""
+
+
+@pytest.fixture(scope="module")
+def grpo(tmp_path_factory, tiny_model):
+    path = tmp_path_factory.mktemp("grpo") / "grpo.yaml"
+    keys = {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model), **TRAINING,
+            "max_steps": 2, "num_generations": 4, "per_device_train_batch_size": 4}  # fmt: skip
+    path.write_text(yaml.safe_dump(keys))
+    return path
+
+
+@pytest.mark.slow
+def test_a_server_that_answers_is_waited_for_and_ended(cluster, grpo, tmp_path):
+    "A stand-in without a model: the training finds it, and fails because it is no vLLM. What matters is what ends."
+    options = ("--nodes", 2, "--server", SERVER.format(python=sys.executable), "--server_wait", 60, "--run-dir", "run")
+    (job,) = submit("grpo", "--config", grpo, *options, "--vllm_server_timeout", "5", cwd=tmp_path)
+    until(job, ["FAILED", "COMPLETED", "CANCELLED"], tmp_path)
+    text = log(tmp_path)
+    assert "a server on node2" in text and "the server answers after" in text and "ended with exit code" in text
+    assert state(job) == "FAILED" and Run(tmp_path / "run").status == "failed"
+    found = (tmp_path / "run/logs/rank-0.log").read_text() + text
+    assert "node2" in found and "vllm" in found.lower()
+    assert "http.server" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("sleep 100", "did not answer within 3 s"), ("bash -c 'echo no weights; exit 7'", "died before it answered")],
+)
+def test_a_server_that_does_not_come(cluster, grpo, tmp_path, command, message):
+    options = ("--nodes", 2, "--server", command, "--server_wait", 3, "--run-dir", "run")
+    (job,) = submit("grpo", "--config", grpo, *options, cwd=tmp_path)
+    until(job, ["FAILED"], tmp_path)
+    assert message in log(tmp_path) and ("no weights" in log(tmp_path)) == ("no weights" in command)
 
 
 def test_cancel(cluster, recipe, tmp_path):

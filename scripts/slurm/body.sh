@@ -1,21 +1,24 @@
 # What every batch job of r1nb does once it runs. `r1nb ... --slurm` pastes this below its header; scripts/slurm/*.slurm source it.
 # It expects: R1NB_PYTHON (the interpreter), R1NB_JOB (the job, as JSON), R1NB_RUN_DIR, R1NB_STAGE, R1NB_ACCELERATOR (a file, or none),
-# R1NB_PROCESSES (a node), R1NB_MAX_REQUEUES.
+# R1NB_PROCESSES (a node), R1NB_MAX_REQUEUES; and where a server stands beside the training R1NB_SERVER (its command), R1NB_SERVER_WAIT (s).
 # Near its time limit Slurm sends USR1: training saves a checkpoint and ends, and the job goes back into the queue.
 
 set -uo pipefail
-export R1NB_PYTHON R1NB_JOB R1NB_RUN_DIR R1NB_STAGE R1NB_ACCELERATOR R1NB_PROCESSES
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+R1NB_NODES=$SLURM_NNODES
+export R1NB_PYTHON R1NB_JOB R1NB_RUN_DIR R1NB_STAGE R1NB_ACCELERATOR R1NB_PROCESSES R1NB_NODES
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${hosts[0]}
 MASTER_PORT=$((15000 + SLURM_JOB_ID % 40000))
 export MASTER_ADDR MASTER_PORT
 restarts=${SLURM_RESTART_COUNT:-0}
-echo "r1nb: $R1NB_STAGE on $SLURM_NNODES node(s) ($SLURM_JOB_NODELIST), job $SLURM_JOB_ID, restart $restarts, $(date -u +%FT%TZ)"
+say() { echo "r1nb: $*, $(date -u +%FT%TZ)"; }
+say "$R1NB_STAGE on $SLURM_NNODES node(s) ($SLURM_JOB_NODELIST), job $SLURM_JOB_ID, restart $restarts"
 rm -f "$R1NB_RUN_DIR/stop"
 
-asked=""
+asked="" step="" serving=""
 save_and_stop() {
   asked=yes
-  echo "r1nb: the time limit is near, asking the job to save ($(date -u +%FT%TZ))"
+  say "the time limit is near, asking the job to save"
   case $R1NB_STAGE in
     sft|grpo) touch "$R1NB_RUN_DIR/stop" ;;
     *) scancel --signal=TERM "$SLURM_JOB_ID" ;;                     # these keep every sample as it comes
@@ -24,26 +27,59 @@ save_and_stop() {
 trap save_and_stop USR1
 trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM INT
 
+# A server on the last node, the training on the others.
+server_failed() {
+  say "the server $1; the end of its log"
+  tail -n 40 "$log"
+  kill "$serving" 2>/dev/null
+  exit 1
+}
+if [ -n "${R1NB_SERVER:-}" ]; then
+  R1NB_NODES=$((SLURM_NNODES - 1))
+  server=${hosts[$R1NB_NODES]}
+  port=$((MASTER_PORT + 1)) log=$R1NB_RUN_DIR/logs/server-$SLURM_JOB_ID.log
+  export R1NB_SERVER_PORT=$port R1NB_SERVER_URL=http://$server:$port
+  say "a server on $server: $R1NB_SERVER"
+  srun --nodes=1 --ntasks=1 --nodelist="$server" --output="$log" --open-mode=append bash -c "exec $R1NB_SERVER" &
+  serving=$!
+  SECONDS=0
+  until "$R1NB_PYTHON" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/health/", timeout=5)' "$R1NB_SERVER_URL" 2>/dev/null; do
+    kill -0 "$serving" 2>/dev/null || server_failed "died before it answered"
+    [ "$SECONDS" -lt "$R1NB_SERVER_WAIT" ] || server_failed "did not answer within $R1NB_SERVER_WAIT s"
+    sleep 2
+  done
+  say "the server answers after $SECONDS s"
+fi
+
 # `exec`, because Slurm's signals reach a task's first process only.
-srun --kill-on-bad-exit=1 --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 bash -c '
+srun --kill-on-bad-exit=1 --nodes="$R1NB_NODES" --ntasks="$R1NB_NODES" --ntasks-per-node=1 \
+  --nodelist="$(IFS=,; echo "${hosts[*]:0:$R1NB_NODES}")" bash -c '
   if [ "$R1NB_STAGE" = report ]; then exec "$R1NB_PYTHON" -m r1nb.report "$R1NB_RUN_DIR"; fi
   if [ "$R1NB_ACCELERATOR" = none ]; then exec "$R1NB_PYTHON" -m r1nb.launch job "$R1NB_JOB"; fi
   exec "$R1NB_PYTHON" -m r1nb.launch accelerate --config_file "$R1NB_ACCELERATOR" \
-    --num_machines "$SLURM_NNODES" --num_processes $((R1NB_PROCESSES * SLURM_NNODES)) --machine_rank "$SLURM_NODEID" \
+    --num_machines "$R1NB_NODES" --num_processes $((R1NB_PROCESSES * R1NB_NODES)) --machine_rank "$SLURM_NODEID" \
     --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" -m r1nb.launch job "$R1NB_JOB"' &
 step=$!
-while kill -0 "$step" 2>/dev/null; do wait "$step"; done            # a signal ends `wait`, not the step
+while kill -0 "$step" 2>/dev/null; do                               # a signal ends `wait`, not the step
+  wait -n "$step" ${serving:+"$serving"}
+  if [ -n "$serving" ] && ! kill -0 "$serving" 2>/dev/null && kill -0 "$step" 2>/dev/null; then
+    scancel --signal=TERM "$SLURM_JOB_ID"
+    wait "$step"
+    server_failed "died during the training"
+  fi
+done
 wait "$step"
 code=$?
+if [ -n "$serving" ]; then kill "$serving" 2>/dev/null; wait "$serving"; fi
 
 if [ "$code" -ne 0 ] && [ -n "$asked" ]; then
   if [ "$restarts" -lt "$R1NB_MAX_REQUEUES" ]; then
-    echo "r1nb: back into the queue (restart $((restarts + 1)) of at most $R1NB_MAX_REQUEUES)"
+    say "back into the queue (restart $((restarts + 1)) of at most $R1NB_MAX_REQUEUES)"
     scontrol requeue "$SLURM_JOB_ID"
     sleep 30
   else
-    echo "r1nb: not requeued again: it has been $restarts times (max_requeues); sbatch it anew to go on"
+    say "not requeued again: it has been $restarts times (max_requeues); submit it anew to go on"
   fi
 fi
-echo "r1nb: ended with exit code $code, $(date -u +%FT%TZ)"
+say "ended with exit code $code"
 exit "$code"

@@ -1,0 +1,116 @@
+"""What it costs that a job is a notebook: the same SFT as a notebook through papermill and as a plain script.
+
+    python scripts/bench/notebook_price.py [--pairs 3] [--steps 12] [--num_processes 2]
+
+Both run under `accelerate launch` with the same recipe on the bundled model; the notebook's cell is the script's lines.
+They alternate, and which one comes first alternates too. Prints wall seconds of each run, the mean of the pairs' ratios
+with its standard error, and the seconds from the start of the process to the first line of the work.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook
+
+from r1nb.generate import worked_solution
+from r1nb.launch import accelerator_file, free_port
+from r1nb.runs import append_jsonl
+
+LINES = """
+import time
+from pathlib import Path
+begin = time.time()
+from r1nb.runs import Run, rank, running
+from r1nb.sft import configure, run_sft
+if rank() == 0: Path(mark).write_text(str(begin))
+(traces, model, args), _ = configure(recipe)
+run = Run(folder)
+with running(run) as summary: summary.update(run_sft(run, traces, model, args))
+"""
+PLAIN = """
+import sys
+from r1nb.launch import join_ranks
+mark, recipe, folder = sys.argv[1:]
+join_ranks()
+"""
+
+
+def prepare(base, steps):
+    rows = [
+        {"problem": f"{a} + {b} =", "completion": worked_solution([("+", a), ("+", b)])}
+        for a in range(20)
+        for b in range(20)
+    ]
+    append_jsonl(base / "traces.jsonl", rows)
+    keys = {
+        "dataset_name": str(base / "traces.jsonl"), "model_name_or_path": "bundled", "max_steps": steps,
+        "save_strategy": "no", "per_device_train_batch_size": 4, "max_length": 160, "gradient_checkpointing": False,
+    }  # fmt: skip
+    (base / "sft.yaml").write_text(yaml.safe_dump(keys))
+    parameters = new_code_cell("mark = recipe = folder = ''", metadata={"tags": ["parameters"]})
+    nb = new_notebook(cells=[parameters, new_code_cell(LINES.strip())])
+    nbformat.write(nb, base / "work.ipynb")
+    (base / "work.py").write_text(PLAIN + LINES)
+
+
+def run_once(kind, base, number, processes):
+    "`(wall seconds, seconds until the work began)`."
+    folder, mark = base / f"{kind}-{number}", base / f"mark-{kind}-{number}"
+    values = {"mark": str(mark), "recipe": str(base / "sft.yaml"), "folder": str(folder / "work")}
+    launch = [
+        "--config_file",
+        accelerator_file("ddp"),
+        "--num_processes",
+        processes,
+        "--main_process_port",
+        free_port(),
+    ]
+    if kind == "notebook":
+        job = {"stage": "notebook", "notebook": str(base / "work.ipynb"), "parameters": values, "run_dir": str(folder)}
+        rest = ["-m", "r1nb.launch", "job", json.dumps(job)]
+    else:
+        rest = [base / "work.py", *values.values()]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    begin = time.time()
+    command = [sys.executable, "-m", "r1nb.launch", "accelerate", *launch, *rest]
+    done = subprocess.run(list(map(str, command)), env=env, cwd=base, capture_output=True, text=True)
+    wall = time.time() - begin
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return wall, float(mark.read_text()) - begin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--num_processes", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as base:
+        base = Path(base)
+        prepare(base, args.steps)
+        run_once("script", base, "warm", args.num_processes)  # the disk's cache, the de-quantized model
+        ratios, starts = [], []
+        for pair in range(args.pairs):
+            kinds = ("notebook", "script") if pair % 2 else ("script", "notebook")
+            got = {kind: run_once(kind, base, pair, args.num_processes) for kind in kinds}
+            ratios.append(got["notebook"][0] / got["script"][0])
+            starts.append(got["notebook"][1] - got["script"][1])
+            text = ", ".join(f"{k} {w:.1f} s ({b:.1f} s to the first line)" for k, (w, b) in got.items())
+            print(f"pair {pair + 1}: {text}; ratio {ratios[-1]:.3f}", flush=True)
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
+    mean = statistics.mean(starts)
+    print(f"notebook / script: {statistics.mean(ratios):.3f} +- {error:.3f}; the notebook starts {mean:+.2f} s later")
+
+
+if __name__ == "__main__":
+    main()
