@@ -194,7 +194,9 @@ class Checkpoints(TrainerCallback):
         if not state.is_world_process_zero: return
         folder = Path(args.output_dir)
         seal_checkpoint(folder/f'checkpoint-{state.global_step}')
-        for old in checkpoints(folder)[:-self.limit] if self.limit else []: shutil.rmtree(old, ignore_errors=True)
+        best = Path(state.best_model_checkpoint or '').name
+        for old in checkpoints(folder)[:-self.limit] if self.limit else []:
+            if old.name != best: shutil.rmtree(old, ignore_errors=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         if args.save_strategy == 'no' or not shared((self.run/'stop').exists): return

@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 
+import nbformat
 import pandas as pd
 import pytest
-from conftest import R1NB, ROOT, TASK, r1nb
+from conftest import R1NB, ROOT, TASK, finish, r1nb, start, wait_for
+from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb import cli, launch, settings
 from r1nb.runs import open_run, running
@@ -429,3 +431,25 @@ def test_output_into_a_closed_pipe(tmp_path):
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {line} | true"], capture_output=True, text=True,
                             env=env, timeout=60)  # fmt: skip
     assert result.stderr == "" and result.returncode == 0
+
+
+def test_a_run_is_followed_and_cancelled(tmp_path):
+    code = "import time\nfor i in range(10000): print('tick', i); time.sleep(0.1)"
+    nb = new_notebook(cells=[new_code_cell(code)])
+    nbformat.write(nb, tmp_path / "ticks.ipynb")
+    runs, log = tmp_path / "runs", tmp_path / "runs/one/logs/rank-0.log"
+    (tmp_path / "follow").mkdir()
+    process = start("run", "ticks.ipynb", "--run-dir", "runs/one", cwd=tmp_path, runs=runs)
+    wait_for(lambda: log.exists() and "tick 9\n" in log.read_text(), "ten ticks", process)
+    follower = start("logs", "one", "-f", cwd=tmp_path / "follow", runs=runs)
+    wait_for(lambda: "tick 0\n" in (tmp_path / "follow/out.txt").read_text(), "what was printed", follower)
+    (tmp_path / "cancel").mkdir()
+    cancelled = r1nb("cancel", "one", cwd=tmp_path / "cancel", runs=runs)
+    assert cancelled.code == 0 and "asked to stop" in cancelled.out, cancelled.err
+    assert finish(process, tmp_path).code == 130
+    followed = finish(follower, tmp_path / "follow")
+    assert followed.code == 0 and followed.out == log.read_text() and "tick 9" in followed.out
+    again = r1nb("cancel", "one", cwd=tmp_path / "cancel", runs=runs)
+    assert again.code == 2 and "does not run: it is interrupted" in again.err
+    missing = r1nb("logs", "one", "--rank", 3, cwd=tmp_path / "cancel", runs=runs)
+    assert missing.code == 2 and "no log of rank 3" in missing.err and "rank-0.log" in missing.err

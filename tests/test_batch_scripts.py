@@ -1,0 +1,75 @@
+"The scripts for sbatch with Slurm's commands played by stand-ins: which job comes out of which arguments."
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+STAND_INS = {
+    "scontrol": 'echo node1; [ "$SLURM_NNODES" = 1 ] || echo node2',
+    "scancel": ":",
+    "srun": 'for v in JOB ACCELERATOR PROCESSES NODES; do v=R1NB_$v; echo "$v=${!v:-}"; done; exit "${FAKE_CODE:-0}"',
+}
+
+
+@pytest.fixture
+def batch(tmp_path):
+    "`batch(script, *arguments)`: exit code, output, and what `srun` found in its environment."
+    for name, text in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def run(script, *arguments, nodes=1, **extra):
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R1NB_PYTHON": sys.executable,
+               "SLURM_JOB_ID": "7", "SLURM_NNODES": str(nodes), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_GPUS_ON_NODE": "8",
+               "R1NB_RUNS": str(tmp_path / "runs"), **extra}  # fmt: skip
+        command = ["bash", ROOT / "scripts/slurm" / script, *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        return done, dict(re.findall(r"^(R1NB_\w+)=(.*)$", done.stdout, re.M))
+
+    return run
+
+
+def test_sft_takes_model_dataset_accelerator(batch):
+    done, found = batch("sft.slurm", "org/model", "org/data", "zero2", "--learning_rate", "1e-5")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(found["R1NB_JOB"])
+    keys = {"model_name_or_path": "org/model", "dataset_name": "org/data", "learning_rate": "1e-5"}
+    assert (job["stage"], job["overrides"]) == ("sft", keys)
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero2.yaml") and found["R1NB_PROCESSES"] == "8"
+    _, found = batch("sft.slurm", "org/model", "org/data", "--learning_rate", "1e-5", nodes=2)
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml") and found["R1NB_NODES"] == "2"
+
+
+def test_train_takes_the_options_of_open_r1(batch):
+    recipe = "scripts/recipes/quickstart.yaml#grpo"
+    options = ("--model", "org/model", "--task", "grpo", "--config", recipe, "--accelerator", "ddp")
+    done, found = batch("train.slurm", *options, "--args", "--max_steps 3 --beta 0.1")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(found["R1NB_JOB"])
+    assert (job["stage"], job["config"]) == ("grpo", recipe)
+    assert job["overrides"] == {"model_name_or_path": "org/model", "max_steps": "3", "beta": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "sleep", "--config", "x"), "valid: sft, grpo"),
+        (("--task", "sft", "--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("--task", "sft", "--lr", "1"), "unknown option --lr"),
+        (("--task", "sft", "--config", "scripts/recipes/quickstart.yaml#sft", "--tp", "2"), "--server"),
+        (("--task",), "usage:"),
+    ],
+)
+def test_train_refuses(batch, arguments, message):
+    done, found = batch("train.slurm", *arguments)
+    assert done.returncode == 2 and message in done.stderr and not found
+
+
+def test_the_exit_code_is_the_job_s(batch):
+    done, _ = batch("sft.slurm", "org/model", "org/data", "ddp", FAKE_CODE="7")
+    assert done.returncode == 7 and "ended with exit code 7" in done.stdout
