@@ -25,8 +25,8 @@ def batch(tmp_path):
 
     def run(script, *arguments, nodes=1, **extra):
         env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R1NB_PYTHON": sys.executable,
-               "SLURM_JOB_ID": "7", "SLURM_NNODES": str(nodes), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_GPUS_ON_NODE": "8",
-               "R1NB_RUNS": str(tmp_path / "runs"), **extra}  # fmt: skip
+               "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": str(nodes),
+               "SLURM_GPUS_ON_NODE": "8", "R1NB_RUNS": str(tmp_path / "runs"), **extra}  # fmt: skip
         command = ["bash", ROOT / "scripts/slurm" / script, *arguments]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
         return done, dict(re.findall(r"^(R1NB_\w+)=(.*)$", done.stdout, re.M))
