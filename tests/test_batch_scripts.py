@@ -7,12 +7,16 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, r1nb
 
 STAND_INS = {
-    "scontrol": 'echo node1; [ "$SLURM_NNODES" = 1 ] || echo node2',
+    "scontrol": 'echo localhost; [ "$SLURM_NNODES" = 1 ] || echo localhost',
     "scancel": ":",
-    "srun": 'for v in JOB ACCELERATOR PROCESSES NODES; do v=R1NB_$v; echo "$v=${!v:-}"; done; exit "${FAKE_CODE:-0}"',
+    "srun": """for a in "$@"; do case $a in --output=*) exec >> "${a#--output=}" 2>&1 ;; esac; done
+while [[ $1 == --* ]]; do shift; done
+case "$3" in "exec "*) exec "$@" ;; esac
+for v in JOB ACCELERATOR PROCESSES NODES; do v=R1NB_$v; echo "$v=${!v:-}"; done
+exit "${FAKE_CODE:-0}\"""",
 }
 
 
@@ -73,3 +77,39 @@ def test_train_refuses(batch, arguments, message):
 def test_the_exit_code_is_the_job_s(batch):
     done, _ = batch("sft.slurm", "org/model", "org/data", "ddp", FAKE_CODE="7")
     assert done.returncode == 7 and "ended with exit code 7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("server", "code", "message"),
+    [
+        ("sleep 100", 1, "did not answer within 2 s"),
+        ("bash -c 'echo no weights; exit 7'", 1, "died before it answered"),
+        (f"{sys.executable} {{folder}}/server.py", 0, "the server answers after"),
+    ],
+)
+def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
+    "It is waited for, with a deadline; its log is shown when it dies; the training starts only with it, and ends it."
+    (tmp_path / "server.py").write_text(
+        "import http.server as h, os\n"
+        "class Healthy(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200 if self.path == '/health/' else 404); self.end_headers()\n"
+        "h.HTTPServer(('', int(os.environ['R1NB_SERVER_PORT'])), Healthy).serve_forever()\n"
+    )
+    options = (
+        "--nodes",
+        2,
+        "--server",
+        server.format(folder=tmp_path),
+        "--server_wait",
+        2 if "sleep" in server else 60,
+        "--run-dir",
+        tmp_path / "run",
+    )
+    shown = r1nb("grpo", *options, "--dry-run", cwd=tmp_path, runs=tmp_path)
+    (tmp_path / "run/logs").mkdir(parents=True)
+    (tmp_path / "job.slurm").write_text(shown.out)
+    done, found = batch(tmp_path / "job.slurm", nodes=2)
+    assert done.returncode == code and message in done.stdout, done.stdout + done.stderr
+    assert ("R1NB_JOB" in found) == (code == 0)
+    assert ("no weights" in done.stdout) == ("no weights" in server)
+    assert "server.py" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout

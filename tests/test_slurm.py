@@ -147,17 +147,6 @@ def test_a_server_that_answers_is_waited_for_and_ended(cluster, grpo, tmp_path):
     assert "http.server" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [("sleep 100", "did not answer within 3 s"), ("bash -c 'echo no weights; exit 7'", "died before it answered")],
-)
-def test_a_server_that_does_not_come(cluster, grpo, tmp_path, command, message):
-    options = ("--nodes", 2, "--server", command, "--server_wait", 3, "--run-dir", "run")
-    (job,) = submit("grpo", "--config", grpo, *options, cwd=tmp_path)
-    until(job, ["FAILED"], tmp_path)
-    assert message in log(tmp_path) and ("no weights" in log(tmp_path)) == ("no weights" in command)
-
-
 def test_cancel(cluster, recipe, tmp_path):
     (job,) = submit("sft", "--config", recipe, "--run-dir", "runs/run", "--dependency", "singleton", "--time", "5",
                     cwd=tmp_path)  # fmt: skip
