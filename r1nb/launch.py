@@ -92,8 +92,8 @@ def prepare(job: Job) -> tuple[str, str, dict]:
     (run/'logs').mkdir(exist_ok=True)
     for old in (run/'logs').glob('rank-*.json'): old.unlink()
     starts = run.manifest.get('starts', 0)
-    for record in [run/'job.ipynb', *(run/'logs').glob('job-rank*.ipynb')]:
-        if record.exists(): os.replace(record, run/'logs'/f'{record.stem}-{starts}.ipynb' if starts or record.parent == run.path else record)
+    for record in [run/'job.ipynb', *(p for p in (run/'logs').glob('job-rank*.ipynb') if p.stem[8:].isdigit())]:
+        if record.exists(): os.replace(record, run/'logs'/f'{record.stem}-{starts}.ipynb')
     return str(run.path), 'running', parameters
 
 def execute_job(job: Job) -> int:

@@ -175,7 +175,7 @@ def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
     runs = {stage: Run(pipeline.path / stage) for stage in ("grpo", "evaluate")}
     assert [r["step"] for r in runs["grpo"].metrics] == [1, 2, 3]
     assert all(r.status == "completed" and r.manifest["starts"] == 1 for r in runs.values())
-    assert not (runs["grpo"] / "logs").exists()  # nothing of the old run is left
+    assert [p.name for p in (runs["grpo"] / "logs").iterdir()] == ["rank-0.log"]  # nothing of the old run is left
 
 
 # ---- what stops a job, and how it goes on ------------------------------------------------------------------------

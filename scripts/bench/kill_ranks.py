@@ -3,7 +3,7 @@
     python scripts/bench/kill_ranks.py [--trials 40] [--seed 0]
 
 Each trial starts `r1nb sft --num_processes 2` on a tiny model, sends SIGTERM, SIGINT or SIGKILL to the command, to
-accelerate's launcher, to rank 0 or to rank 1 at a random moment between its start and its end, and then asks: Is every
+accelerate's launcher, to rank 0 or to rank 1 at a random moment, half of them while it trains, and then asks: Is every
 process gone? Do exit code and status say what happened? Can the notebook be read? Does the same command go on from the
 last complete checkpoint, and are the losses those of an undisturbed run? Prints a line a trial and ends with 1 if any
 answer was no.
@@ -155,9 +155,15 @@ def main():
             folder.mkdir()
             (folder / "sft.yaml").write_text((base / "whole/sft.yaml").read_text())
             victim, signum = draw.choice(list(VICTIMS)), draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-            moment = draw.uniform(0, duration * 1.02)
+            whole, moment, step = draw.random() < 0.5, draw.uniform(0, duration * 1.02), draw.randrange(1, STEPS + 1)
             process, begin = start(folder, mark), time.monotonic()
-            time.sleep(moment)
+            if whole:
+                time.sleep(moment)
+            else:  # imports are most of a small job's time: half of the moments lie in its training and saving
+                while len(losses(Run(folder / "run"))) < step and process.poll() is None:
+                    time.sleep(0.02)
+                time.sleep(draw.uniform(0, 0.3))
+                moment = time.monotonic() - begin
             while (number := find(victim, mark)) is None and process.poll() is None:
                 time.sleep(0.02)
             if number is not None:
