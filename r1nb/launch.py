@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .recipes import find_recipe, read_recipe
+from .recipes import find_recipe, parse_overrides, read_recipe
 from .runs import Preempted, Run, fingerprint, now, open_run, process_mark, rank, running, shared, wait_for_everyone, world_size, write_text
 from .settings import InputError, did_you_mean, hub_reachable, settings
 
@@ -441,7 +441,6 @@ def main(arguments: list[str] | None = None) -> int:
     return guarded(lambda: execute_job(job), job.debug)
 def script(stage: str) -> int:
     "What `scripts/<stage>.py` does: run the stage's job notebook in this process, as the rank that `accelerate launch` (or python alone) made it."
-    from r1nb.cli import parse_overrides
     from r1nb.engine import die_with_parent
     die_with_parent()
     arguments = sys.argv[1:]

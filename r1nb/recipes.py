@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'find_recipe', 'read_yaml', 'Misfit', 'type_name', 'convert', 'merge', 'build', 'read_recipe', 'read_stage',
-           'load_config', 'default_of', 'changed_fields']
+           'load_config', 'default_of', 'changed_fields', 'parse_overrides']
 
 # %% ../nbs/06_recipes.ipynb #4d536b38
 import dataclasses, enum, re, types, typing
@@ -193,3 +193,17 @@ def default_of(f: dataclasses.Field):
 def changed_fields(instance) -> dict:
     "Fields of a dataclass instance that differ from their defaults: what makes this configuration this one."
     return {f.name: value for f in dataclasses.fields(instance) if (value := getattr(instance, f.name)) != default_of(f)}
+
+# %% ../nbs/06_recipes.ipynb #137f7ebf
+def parse_overrides(arguments: list[str]) -> dict[str, str | list[str]]:
+    "`--key value`, `--key=value`, `--key a b` and bare `--key` (true) as a mapping. Raises `InputError` for a stray word."
+    found, key = {}, None
+    for a in arguments:
+        if a.startswith('--') and len(a) > 2:
+            key, given, value = a[2:].partition('=')
+            key = key.replace('-', '_')
+            found[key] = [value] if given else []
+        elif key is None or a.startswith('-') and not a[1:2].isdigit() and len(a) > 1 and not a[1:2] == '.':
+            raise InputError(f"'{a}': recipe keys are given as --key value")
+        else: found[key].append(a)
+    return {k: 'true' if not v else v[0] if len(v) == 1 else v for k, v in found.items()}

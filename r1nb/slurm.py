@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SlurmOptions', 'header', 'run_folder', 'processes_per_node', 'server_command', 'variables', 'batch_script', 'slurm',
-           'check_here', 'send', 'submit', 'submit_pipeline', 'queue', 'state_of', 'main']
+           'check_here', 'send', 'submit', 'submit_pipeline', 'queue', 'state_of']
 
 # %% ../nbs/52_slurm.ipynb #e2d051a4
 import json, os, re, shlex, shutil, subprocess, sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .launch import DISTRIBUTED, STAGES, Job, Pipeline, accelerator_file, default_run_dir, job_environment, ranks_of, run_process
+from .launch import DISTRIBUTED, Job, Pipeline, accelerator_file, default_run_dir, job_environment, ranks_of, run_process
 from .recipes import find_recipe, read_recipe
 from .runs import Run, now
 from .settings import InputError, settings
@@ -170,21 +170,3 @@ def state_of(run: Run, states: dict[int, str]) -> str:
     if job not in states: return {'queued': 'cancelled', 'running': 'interrupted'}.get(status, status)
     return 'queued' if states[job] in ('PENDING', 'REQUEUED', 'REQUEUE_HOLD') else status
 
-
-# %% ../nbs/52_slurm.ipynb #572e959a
-def main(arguments: list[str] | None = None) -> int:
-    "Print the variables of a stage's job for a batch script. Returns an exit code."
-    from r1nb.cli import SLURM, make_parser, parse_overrides
-    from r1nb.launch import guarded
-    args, rest = make_parser().parse_known_args(arguments)
-    def action():
-        if args.command not in STAGES: raise InputError(f"r1nb.slurm: name a stage; valid: {', '.join(STAGES)}")
-        options = SlurmOptions(**{k: getattr(args, k) for k in SLURM if getattr(args, k) is not None})
-        job = Job(args.command, config=args.config, overrides=parse_overrides(rest), run_dir=args.run_dir, accelerator=args.accelerator, num_processes=args.num_processes)
-        print(variables(job, options))
-        return 0
-    return guarded(action, args.debug if args.command in STAGES else False)
-
-
-# %% ../nbs/52_slurm.ipynb #e861cd71
-if __name__ == '__main__': sys.exit(main())

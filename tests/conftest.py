@@ -124,3 +124,15 @@ def recipe(tmp_path_factory, tiny_model):
     path = folder / "sft.yaml"
     path.write_text(yaml.safe_dump(keys))
     return path
+
+
+@pytest.fixture(scope="session")
+def alone(recipe, tmp_path_factory):
+    "The finished run of one process on `recipe`, eight examples a step."
+    folder = tmp_path_factory.mktemp("alone")
+    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", folder / "run",
+                  cwd=folder, runs=folder)  # fmt: skip
+    assert result.code == 0, result.err[-3000:]
+    from r1nb.runs import Run
+
+    return Run(folder / "run")

@@ -17,7 +17,7 @@ from conftest import ROOT, TASK, TRAINING, finish, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb.runs import Run
-from r1nb.sft import checkpoints, last_checkpoint
+from r1nb.sft import checkpoints
 
 deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)")
 
@@ -47,18 +47,10 @@ def gone(mark, within=20):
     return alive(mark) == []
 
 
-@pytest.fixture(scope="module")
-def alone(recipe, tmp_path_factory):
-    "The losses of one process."
-    folder = tmp_path_factory.mktemp("alone")
-    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", folder / "run",
-                  cwd=folder, runs=folder)  # fmt: skip
-    assert result.code == 0, result.err[-3000:]
-    return Run(folder / "run")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("accelerator", ["fsdp", pytest.param("zero3", marks=deepspeed)])  # ddp and zero2 below
+@pytest.mark.parametrize(
+    "accelerator", ["fsdp", pytest.param("zero3", marks=deepspeed)]
+)  # ddp: test_slurm; zero2 below
 def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     "Same global batch, same losses. Gradients are summed in another order, hence not the same bits."
     result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 4, "--run-dir", tmp_path / "two",
@@ -211,24 +203,6 @@ def test_nobody_outlives_a_killed_command(tmp_path):
     pair.process.kill()
     pair.end()
     assert pair.run.status in ("preempted", "interrupted", "failed")
-
-
-@pytest.mark.slow
-def test_two_ranks_go_on_after_a_stop(recipe, alone, tmp_path):
-    "Stopped with a checkpoint by the file `stop`, and started again: the losses are those of an undisturbed run."
-    command = ("sft", "--config", recipe, "--per_device_train_batch_size", 4, "--num_processes", 2, "--run-dir", "run")
-    process = start(*command, cwd=tmp_path, runs=tmp_path)
-    run = Run(tmp_path / "run")
-    wait_for(lambda: run.metrics, "a first step", process)
-    (run / "stop").touch()
-    result = finish(process, tmp_path)
-    steps = [row["step"] for row in run.metrics]
-    assert result.code == 143 and run.status == "preempted" and steps[-1] < 6
-    assert last_checkpoint(run / "checkpoints").name == f"checkpoint-{steps[-1]}"  # at the step where it stopped
-    result = r1nb(*command, cwd=tmp_path, runs=tmp_path)
-    assert result.code == 0, result.err[-3000:]
-    assert f"going on from checkpoint-{steps[-1]}" in result.out
-    assert losses(run) == pytest.approx(losses(alone), abs=2e-3)
 
 
 @pytest.mark.slow
