@@ -319,6 +319,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'r1nb.runs._process_start': ('runs.html#_process_start', 'r1nb/runs.py'),
                            'r1nb.runs.append_jsonl': ('runs.html#append_jsonl', 'r1nb/runs.py'),
                            'r1nb.runs.atomic_path': ('runs.html#atomic_path', 'r1nb/runs.py'),
+                           'r1nb.runs.batch_job': ('runs.html#batch_job', 'r1nb/runs.py'),
                            'r1nb.runs.check_writable': ('runs.html#check_writable', 'r1nb/runs.py'),
                            'r1nb.runs.config_difference': ('runs.html#config_difference', 'r1nb/runs.py'),
                            'r1nb.runs.find_run': ('runs.html#find_run', 'r1nb/runs.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'STATES', 'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision',
            'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'rank', 'world_size',
-           'shared', 'wait_for_everyone', 'Preempted', 'Run', 'open_run', 'check_writable', 'running', 'list_runs',
-           'find_run']
+           'shared', 'wait_for_everyone', 'Preempted', 'Run', 'batch_job', 'open_run', 'check_writable', 'running',
+           'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import datetime, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time
@@ -228,6 +228,10 @@ class Run:
         return [rows[k] for k in sorted(rows)]
 
 # %% ../nbs/01_runs.ipynb #3737a22a
+def batch_job() -> int | None:
+    "The number of the Slurm job whose batch script started this process, or None."
+    return int(os.environ['SLURM_JOB_ID']) if 'R1NB_STAGE' in os.environ and 'SLURM_JOB_ID' in os.environ else None
+
 def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs: dict | None = None, parents: list | None = None,
              seed: int | None = None, force: bool = False) -> Run:
     """Create or reopen the run folder `path` for `stage` with the written configuration `config`.
@@ -237,7 +241,7 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     run, config = Run(path), plain(config or {})
     if rank(): return run                           # rank 0 has made and checked it
     old = run.manifest
-    if run.status == 'running' and old.get('pid') != os.getpid():
+    if run.status == 'running' and old.get('pid') != os.getpid() and (batch_job() is None or old.get('slurm', {}).get('job') != batch_job()):
         raise InputError(f"{run.path} is being run by process {old['pid']} on {old['host']}")
     if force and old:
         shutil.rmtree(run.path)
@@ -253,7 +257,7 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     run.update(stage=stage, name=run.path.name, status=old['status'] if run.status == 'running' else 'created', config=config, seed=seed, created=old.get('created', now()),
                parents=[str(p) for p in parents or []], inputs={k: {'path': str(v), 'sha256': fingerprint(v)} for k, v in (inputs or {}).items()},
                git=git_revision(Path(__file__).parent if '__file__' in globals() else '.'), packages=package_versions(), hardware=hardware(),
-               starts=old.get('starts', 0))
+               starts=old.get('starts', 0), **({'slurm': {**old.get('slurm', {}), 'job': batch_job()}} if batch_job() else {}))
     return run
 
 # %% ../nbs/01_runs.ipynb #7bf9942b

@@ -140,7 +140,11 @@ def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False
     "Submit the stages of `pipeline` that are not complete, each to start after the one before has succeeded, and the report after the last. Returns an exit code."
     jobs = {k: j for k, j in pipeline.jobs.items() if j.force or Run(j.run_dir).status != 'completed'}
     jobs['report'] = Job('report', run_dir=str(pipeline.path))
-    one = {k: SlurmOptions(**{**asdict(options), 'nodes': options.nodes if j.stage in DISTRIBUTED else 1}) for k, j in jobs.items()}
+    def suited(stage):
+        "`options` for `stage`: one node where the work is not shared, and the server's only where there is one."
+        server = options.server if stage == 'grpo' else ''
+        return replace(options, server=server, nodes=options.nodes - (bool(options.server) and not server) if stage in DISTRIBUTED else 1)
+    one = {k: suited(j.stage) for k, j in jobs.items()}
     scripts = {k: batch_script(j, one[k]) for k, j in jobs.items()}
     if dry:
         for name, script in scripts.items(): print(f'### {name}\n{script}')
