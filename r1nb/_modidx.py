@@ -136,6 +136,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'r1nb.engine._stream': ('engine.html#_stream', 'r1nb/engine.py'),
                              'r1nb.engine.check_parameters': ('engine.html#check_parameters', 'r1nb/engine.py'),
                              'r1nb.engine.die_with_parent': ('engine.html#die_with_parent', 'r1nb/engine.py'),
+                             'r1nb.engine.import_papermill': ('engine.html#import_papermill', 'r1nb/engine.py'),
                              'r1nb.engine.notebook_parameters': ('engine.html#notebook_parameters', 'r1nb/engine.py'),
                              'r1nb.engine.notebook_shell': ('engine.html#notebook_shell', 'r1nb/engine.py'),
                              'r1nb.engine.run_cell': ('engine.html#run_cell', 'r1nb/engine.py'),

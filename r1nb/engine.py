@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUTOSAVE', 'Screen', 'Lines', 'Tee', 'Recorder', 'Stream', 'shell_class', 'notebook_shell', 'show_figures',
            'Terminated', 'Signals', 'die_with_parent', 'run_cell', 'write_atomically', 'save_atomically', 'R1nbEngine',
-           'notebook_parameters', 'check_parameters', 'run_notebook']
+           'notebook_parameters', 'check_parameters', 'import_papermill', 'run_notebook']
 
 # %% ../nbs/50_engine.ipynb #fee6cd4a
 import ast, atexit, base64, io, json, math, os, platform, re, signal, sys, threading, time, traceback, warnings
@@ -550,6 +550,17 @@ def check_parameters(notebook: str | Path, names):
     for name in names:
         if name not in valid: raise InputError(f"{notebook}: unknown parameter '{name}'; {did_you_mean(name, valid)}")
 
+# %% ../nbs/50_engine.ipynb #09433714
+def import_papermill():
+    "The module `papermill`, imported without the grammar that jsonschema builds for the formats `iri` and `iri-reference`."
+    if not {'jsonschema', 'rfc3987_syntax'} & set(sys.modules):
+        sys.modules['rfc3987_syntax'] = None                 # jsonschema takes it for absent
+        try: import jsonschema
+        finally: del sys.modules['rfc3987_syntax']
+    import papermill
+    return papermill
+
+
 # %% ../nbs/50_engine.ipynb #eee2ecef
 def run_notebook(notebook: str | Path, output: str | Path, parameters: dict | None = None, live: bool = True,
                  cwd: str | Path | None = None, stdout=None, stderr=None):
@@ -559,7 +570,7 @@ def run_notebook(notebook: str | Path, output: str | Path, parameters: dict | No
     `papermill.PapermillExecutionError` if a cell failed, `Terminated` on SIGTERM, `KeyboardInterrupt` on SIGINT.
     In each of the last three cases the record is complete up to that moment."""
     check_parameters(notebook, parameters or {})
-    import papermill
+    papermill = import_papermill()
     from papermill.engines import papermill_engines
     papermill_engines.register('r1nb', R1nbEngine)          # also when the package is not installed
     output = Path(output).absolute()

@@ -98,8 +98,8 @@ def prepare(job: Job) -> tuple[str, str, dict]:
 
 def execute_job(job: Job) -> int:
     "Run `job` in this process, as one rank of it; returns the exit code. Messages go to stderr."
-    from r1nb.engine import Terminated, run_notebook
-    from papermill.exceptions import PapermillExecutionError
+    from r1nb.engine import Terminated, import_papermill, run_notebook
+    PapermillExecutionError = import_papermill().exceptions.PapermillExecutionError
     notebook = Path(job.notebook) if job.notebook else job_notebook(job.stage)
     if world_size() > 1: join_ranks()
     path, status, parameters = shared(lambda: prepare(job))
