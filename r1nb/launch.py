@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'ALLOCATORS', 'ACCELERATORS', 'DISTRIBUTED',
-           'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'open_job', 'default_run_dir', 'Job', 'prepare',
-           'execute_job', 'listeners', 'join_ranks', 'leave_ranks', 'allocator', 'job_environment', 'run_process',
-           'accelerator_file', 'count_gpus', 'ranks_of', 'free_port', 'job_command', 'start_job', 'blame',
-           'accelerate_main', 'Pipeline', 'load_pipeline', 'stand_in', 'check_pipeline', 'remaining_minutes',
-           'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report', 'guarded', 'main', 'script']
+           'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'open_job', 'default_run_dir', 'Job',
+           'run_folder', 'prepare', 'execute_job', 'listeners', 'join_ranks', 'leave_ranks', 'allocator',
+           'job_environment', 'adopt_environment', 'run_process', 'accelerator_file', 'count_gpus', 'suited',
+           'ranks_of', 'free_port', 'job_command', 'start_job', 'blame', 'accelerate_main', 'Pipeline', 'load_pipeline',
+           'stand_in', 'check_pipeline', 'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline',
+           'make_report', 'guarded', 'main', 'script']
 
 # %% ../nbs/51_launch.ipynb #a0dfc5ec
 import importlib, json, os, shutil, signal, socket, subprocess, sys, threading, time, traceback
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .recipes import find_recipe, parse_overrides, read_recipe
-from .runs import Preempted, Run, fingerprint, now, open_run, process_mark, rank, running, shared, wait_for_everyone, world_size, write_text
+from .runs import Preempted, Run, batch_job, fingerprint, now, open_run, process_mark, rank, running, shared, under_deepspeed, wait_for_everyone, world_size, write_text
 from .settings import InputError, did_you_mean, hub_reachable, settings
 
 # %% ../nbs/51_launch.ipynb #d80db11c
@@ -78,10 +79,15 @@ class Job:
     accelerator: str | None = None                      # ddp, fsdp, zero2, zero3, a file, or none; default: the settings'
     num_processes: int | None = None                    # default: the settings'
 
+def run_folder(job: Job) -> Path:
+    "Where `job` writes."
+    default = settings().runs/'notebook'/Path(job.notebook).stem if job.stage == 'notebook' else default_run_dir(job.stage, job.config)
+    return Path(job.overrides.get('output_dir') or job.run_dir or default).absolute()
+
 def prepare(job: Job) -> tuple[str, str, dict]:
     "Open the run of `job`: its folder, its status, the notebook's parameters. Raises `InputError` before anything is written."
     if job.stage == 'notebook':
-        run = open_run(job.run_dir or settings().runs/'notebook'/Path(job.notebook).stem, 'notebook', {'notebook': job.notebook, **job.parameters}, force=job.force)
+        run = open_run(run_folder(job), 'notebook', {'notebook': job.notebook, **job.parameters}, force=job.force)
         parameters = job.parameters
     else:
         _, run, _ = open_job(job.stage, job.config, job.overrides, job.run_dir, job.force)
@@ -134,15 +140,16 @@ def _ended(run: Run, status: str, code: int, record: Path, error: str | None = N
 @contextmanager
 def listeners(run: Run):
     "The files that get what the notebook prints, as `{'stdout': ..., 'stderr': ...}`: the screen and this rank's log in `run`."
-    from r1nb.engine import Lines, Tee
+    from r1nb.engine import Lines
     prefix = f'[rank {rank()}] ' if world_size() > 1 else ''
     (run/'logs').mkdir(exist_ok=True)
     with open(run/'logs'/f'rank-{rank()}.log', 'a', encoding='utf-8', errors='replace') as log:
-        def tee(screen): return Tee(screen if screen.isatty() and not prefix else Lines(screen, prefix), Lines(log))
-        files = {'stdout': tee(sys.stdout), 'stderr': tee(sys.stderr)}
+        def both(screen): return [screen if screen.isatty() and not prefix else Lines(screen, prefix), Lines(log)]
+        files = {'stdout': both(sys.stdout), 'stderr': both(sys.stderr)}
         try: yield files
         finally:
-            for file in files.values(): file.close()
+            for file in (f for pair in files.values() for f in pair if isinstance(f, Lines)):
+                with suppress(OSError, ValueError): file.close()           # a terminal that is gone
 
 
 # %% ../nbs/51_launch.ipynb #c75be97b
@@ -151,7 +158,7 @@ def join_ranks() -> None:
     import torch
     from accelerate import PartialState
     if torch.cuda.is_available(): PartialState()
-    elif os.environ.get('ACCELERATE_USE_DEEPSPEED', 'false').lower() == 'true':
+    elif under_deepspeed():
         import deepspeed
         deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False     # a faster way between CPU processes, which takes minutes to compile
         os.environ['ACCELERATE_USE_CPU'] = 'false'                          # or accelerate forgets that it is DeepSpeed
@@ -192,6 +199,11 @@ def job_environment() -> dict[str, str]:
     if (library := allocator()) and 'LD_PRELOAD' not in env: env['LD_PRELOAD'] = library
     return env
 
+def adopt_environment() -> None:
+    "Take `job_environment` for this process, where none of ours has started it."
+    os.environ.update(job_environment())
+
+
 # %% ../nbs/51_launch.ipynb #b1f9b044
 def run_process(command: list[str], env: dict | None = None) -> int:
     "Run `command` as the head of its own process group and pass SIGINT and SIGTERM on to it. Returns its exit code (128 + signal if one ended it)."
@@ -226,20 +238,22 @@ def count_gpus() -> int:
     except (OSError, subprocess.TimeoutExpired): return 0
     return sum(line.startswith('GPU ') for line in listed.stdout.splitlines())
 
+def suited(name: str, n: int) -> str:
+    "The accelerator for `n` ranks where `name` is wanted: DDP needs two at least, and several ranks need one. Raises `InputError`."
+    if name in ('none', 'ddp'): return 'ddp' if n > 1 else 'none'
+    accelerator_file(name)
+    return name
+
 def ranks_of(job: Job) -> tuple[str, int]:
     "`(accelerator, processes)` that `job` runs with; `('none', 1)` for a single process. Raises `InputError` for what cannot be."
-    asked = job.accelerator is not None or job.num_processes is not None
     if job.stage not in DISTRIBUTED:
-        if asked and (job.accelerator not in (None, 'none') or job.num_processes not in (None, 1)):
+        if job.accelerator not in (None, 'none') or job.num_processes not in (None, 1):
             raise InputError(f"{job.stage} runs as one process, which may use several GPUs through vLLM (tensor_parallel_size); --accelerator is for sft and grpo")
         return 'none', 1
     name, n = job.accelerator or settings().accelerator, job.num_processes
     if n is None: n = settings().num_processes if settings().num_processes > 1 or name == 'none' else max(1, count_gpus())
     if n < 1: raise InputError(f"--num_processes: {n} is not positive")
-    if name == 'none' and n > 1: name = 'ddp'
-    if name == 'none' or name == 'ddp' and n == 1: return 'none', 1
-    accelerator_file(name)
-    return name, n
+    return suited(name, n), n
 
 
 # %% ../nbs/51_launch.ipynb #e570c402
@@ -259,9 +273,7 @@ def job_command(job: Job) -> list[str]:
 
 def start_job(job: Job) -> int:
     "Run `job` in a process of its own, or in one for each rank; returns its exit code. A job that a signal killed outright is noted as such."
-    env, command = job_environment(), job_command(job)
-    if command[3] == 'accelerate': env['R1NB_RUN_DIR'] = str(job.overrides.get('output_dir') or job.run_dir or default_run_dir(job.stage, job.config))
-    code = run_process(command, env)
+    code = run_process(job_command(job), {**job_environment(), 'R1NB_RUN_DIR': str(run_folder(job))})
     if code > 128 and code not in (INTERRUPTED, TERMINATED): print(f"r1nb: the job's process was killed by signal {code - 128}"
         + (' (out of memory?)' if code == 128 + signal.SIGKILL else ''), file=sys.stderr)
     return code
@@ -430,7 +442,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     verb, *rest = arguments or sys.argv[1:]
     if verb == 'accelerate' or world_size() > 1: signal.signal(signal.SIGINT, signal.SIG_DFL)     # while importing: die of it, so that the exit code says so
-    for key, value in job_environment().items(): os.environ.setdefault(key, value)         # where a batch script started us
+    if batch_job(): adopt_environment()
     if verb == 'accelerate': return accelerate_main(rest)
     text, = rest
     if verb == 'check':
@@ -439,6 +451,7 @@ def main(arguments: list[str] | None = None) -> int:
         return guarded(lambda: check_pipeline(Pipeline(plan['name'], Path(plan['path']), jobs, plan['minutes'])) or OK, any(j.debug for j in jobs.values()))
     job = Job(**json.loads(text))
     return guarded(lambda: execute_job(job), job.debug)
+
 def script(stage: str) -> int:
     "What `scripts/<stage>.py` does: run the stage's job notebook in this process, as the rank that `accelerate launch` (or python alone) made it."
     from r1nb.engine import die_with_parent
@@ -451,7 +464,7 @@ def script(stage: str) -> int:
     def action():
         words = parse_overrides(arguments)
         own = {k: words.pop(k, None) for k in ('config', 'run_dir', 'force', 'debug')}
-        for key, value in job_environment().items(): os.environ.setdefault(key, value)
+        adopt_environment()
         return execute_job(Job(stage, config=own['config'], run_dir=own['run_dir'], overrides=words, force=own['force'] == 'true', debug=own['debug'] == 'true'))
     return guarded(action, '--debug' in arguments)
 

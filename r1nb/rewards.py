@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 
 from .answers import extract_answer, verify_answers
-from .sandbox import score_codeforces, score_ioi, score_programs
+from .sandbox import in_parallel, score_codeforces, score_ioi, score_programs
 from .settings import InputError, did_you_mean
 
 # %% ../nbs/30_rewards.ipynb #cf0ef097
@@ -232,16 +232,11 @@ def _rows(columns: dict, size: int) -> list[dict]:
     columns = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == size}
     return [dict(zip(columns, values)) for values in zip(*columns.values())] if columns else [{} for _ in range(size)]
 
-def _parallel(score: Callable, arguments: list[tuple], workers: int) -> list:
-    "`score` of each of `arguments`, `workers` at a time, in order."
-    from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(max(1, workers)) as threads: return list(threads.map(lambda a: score(*a), arguments))
-
 @register_reward('ioi_code', num_parallel='parallel_code_exec_per_proc')
 def ioi_code_reward(completions: list, prompts: list | None = None, num_parallel: int = 2, **kwargs) -> list[float]:
     "The score (0.0 to 1.0) of the C++ program on the subtask in the row: see `score_ioi` for the columns."
     texts = completion_texts(completions, prompts)
-    return _parallel(lambda text, row: score_ioi(extract_code(text, 'cpp'), row)['score'], list(zip(texts, _rows(kwargs, len(texts)), strict=True)), num_parallel)
+    return in_parallel(lambda text, row: score_ioi(extract_code(text, 'cpp'), row)['score'], zip(texts, _rows(kwargs, len(texts)), strict=True), num_parallel)
 
 @register_reward('cf_code', mode='code_eval_scoring_mode', num_parallel='parallel_code_exec_per_proc')
 def cf_code_reward(completions: list, prompts: list | None = None, mode: str = 'weighted_sum', num_parallel: int = 2, **kwargs) -> list[float | None]:
@@ -250,7 +245,7 @@ def cf_code_reward(completions: list, prompts: list | None = None, mode: str = '
     def score(text, row):
         language = row.get('language') or 'cpp'
         return score_codeforces(extract_code(text, language), row, language, mode)
-    return _parallel(score, list(zip(texts, _rows(kwargs, len(texts)), strict=True)), num_parallel)
+    return in_parallel(score, zip(texts, _rows(kwargs, len(texts)), strict=True), num_parallel)
 
 # %% ../nbs/30_rewards.ipynb #07a84b74
 @dataclass

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'STATES', 'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision',
            'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'rank', 'world_size',
-           'shared', 'wait_for_everyone', 'Preempted', 'Run', 'batch_job', 'open_run', 'check_writable', 'running',
-           'list_runs', 'find_run']
+           'under_deepspeed', 'shared', 'wait_for_everyone', 'Preempted', 'Run', 'batch_job', 'open_run',
+           'check_writable', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import datetime, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time
@@ -162,6 +162,10 @@ def rank() -> int:
 def world_size() -> int:
     "How many processes the job has."
     return int(os.environ.get('WORLD_SIZE') or 1)
+
+def under_deepspeed() -> bool:
+    "Whether `accelerate launch` was given a DeepSpeed configuration."
+    return os.environ.get('ACCELERATE_USE_DEEPSPEED', 'false').lower() == 'true'
 
 def shared(action):
     "What `action()` returns on rank 0, on every rank. An `InputError` that it raises there is raised on every rank."

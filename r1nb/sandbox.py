@@ -6,7 +6,7 @@
 __all__ = ['BOX', 'WORK', 'GUARANTEES', 'LANGUAGES', 'COMPILING', 'ADDRESSES', 'PROVIDERS', 'MODES', 'Limits', 'Result',
            'guarantees', 'run_command', 'Language', 'language_name', 'Program', 'run_program', 'same_output', 'Case',
            'read_cases', 'local_runs', 'piston_runs', 'router_runs', 'find_provider', 'score_tests', 'score_program',
-           'score_programs', 'checked', 'score_codeforces', 'ioi_includes', 'score_ioi']
+           'in_parallel', 'score_programs', 'checked', 'score_codeforces', 'ioi_includes', 'score_ioi']
 
 # %% ../nbs/29_sandbox.ipynb #6b897150
 import json, os, secrets, selectors, shutil, signal, subprocess, sys, tempfile, time, urllib.error, urllib.request, warnings
@@ -379,10 +379,13 @@ def score_program(source: str, info: dict | str, mode: str = 'partial', provider
         if mode == 'pass_fail' and not ok: break
     return score_tests(passed, len(cases), mode)
 
+def in_parallel(score, rows, workers: int) -> list:
+    "`score(*row)` for each of `rows`, `workers` at a time, in order."
+    with ThreadPoolExecutor(max(1, workers)) as threads: return list(threads.map(lambda row: score(*row), rows))
+
 def score_programs(sources: list[str], infos: list, parallel: int = 2, **options) -> list[float]:
     "`score_program` for many, `parallel` at a time, in order."
-    if not sources: return []
-    with ThreadPoolExecutor(max(1, parallel)) as threads: return list(threads.map(lambda pair: score_program(*pair, **options), zip(sources, infos, strict=True)))
+    return in_parallel(lambda source, info: score_program(source, info, **options), zip(sources, infos, strict=True), parallel)
 
 # %% ../nbs/29_sandbox.ipynb #ae1c461b
 def checked(checker: str, stdin: str, expected: str, printed: str) -> bool:

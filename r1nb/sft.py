@@ -9,7 +9,7 @@ __all__ = ['WATCHED', 'SEAL', 'CLASSES', 'ALIASES', 'TracesConfig', 'as_pair', '
            'is_sharded', 'lora', 'configure', 'check', 'run_sft']
 
 # %% ../nbs/20_sft.ipynb #d38ba7fc
-import json, os, shutil, time
+import json, shutil, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from trl import SFTConfig as TRLSFTConfig
 from .models import ModelChoice, load_model, load_tokenizer, resolve_model, save_model
 from .problems import R1_SYSTEM_PROMPT, problem_id, read_rows, split_of, to_messages
 from .recipes import load_config
-from .runs import Preempted, Run, shared, wait_for_everyone, write_text
+from .runs import Preempted, Run, shared, under_deepspeed, wait_for_everyone, write_text
 from .settings import InputError, settings
 
 # %% ../nbs/20_sft.ipynb #86b7e8bc
@@ -74,7 +74,7 @@ def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
 def suit_machine(args) -> None:
     "Defaults of trainer arguments `args` that depend on the machine, set in place before TRL validates them."
     if not torch.cuda.is_available():
-        if os.environ.get('ACCELERATE_USE_DEEPSPEED', 'false').lower() == 'true': args.ddp_backend = 'gloo'    # with use_cpu it would be plain DDP
+        if under_deepspeed(): args.ddp_backend = 'gloo'    # with use_cpu it would be plain DDP
         else: args.use_cpu = True
         if args.bf16 is None: args.bf16 = False
     if args.report_to in (None, 'none', [], ['none']): args.report_to = settings().report_to

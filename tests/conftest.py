@@ -66,6 +66,11 @@ def wait_for(condition, what, process=None, deadline=DEADLINE):
     pytest.fail(f"no {what} within {deadline} s")
 
 
+def losses(run):
+    "The logged losses of `run`, step by step."
+    return [row["loss"] for row in run.metrics if "loss" in row]
+
+
 def session_members(session):
     "Numbers of the living processes in the session that process `session` heads."
     found = []

@@ -13,17 +13,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT, TASK, TRAINING, finish, r1nb, start, wait_for
+from conftest import ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb.runs import Run
 from r1nb.sft import checkpoints
 
 deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)")
-
-
-def losses(run):
-    return [row["loss"] for row in run.metrics if "loss" in row]
 
 
 def alive(mark):

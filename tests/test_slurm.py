@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 from cluster import Cluster, available
-from conftest import ROOT, TASK, r1nb, wait_for
+from conftest import ROOT, TASK, losses, r1nb, wait_for
 
 from r1nb.runs import Run
 from r1nb.sft import last_checkpoint
@@ -52,10 +52,6 @@ def until(job, states, folder, deadline=WAIT):
         assert time.monotonic() < end, f"job {job} is {state(job)}\n{log(folder)[-3000:]}"
         assert state(job) in (*states, "PENDING", "RUNNING", "COMPLETING", "REQUEUED"), log(folder)[-3000:]
         time.sleep(0.2)
-
-
-def losses(run):
-    return [row["loss"] for row in run.metrics if "loss" in row]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ say() { echo "r1nb: $*, $(date -u +%FT%TZ)"; }
 say "$R1NB_STAGE on $SLURM_NNODES node(s) ($SLURM_JOB_NODELIST), job $SLURM_JOB_ID, restart $restarts"
 rm -f "$R1NB_RUN_DIR/stop"
 
-asked="" step="" serving=""
+asked="" serving=""
 save_and_stop() {
   asked=yes
   say "the time limit is near, asking the job to save"
