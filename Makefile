@@ -6,10 +6,11 @@ EXTRAS ?= dev,lab
 BIN := $(VENV)/bin
 SEED ?= 0
 RECIPE ?= scripts/recipes/quickstart.yaml
+SPACE := $(subst ,, )
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lab export docs clean
+.PHONY: help setup quickstart evaluate test lab export docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,6 +23,10 @@ $(BIN)/r1nb:
 
 quickstart: $(BIN)/r1nb  ## the whole pipeline on a real 135M model, on a CPU: report in runs/quickstart
 	r1nb pipeline $(RECIPE) $(if $(filter-out 0,$(SEED)),--seed $(SEED) --name quickstart-seed$(SEED))
+
+evaluate: $(BIN)/r1nb  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8] [ARGS="--key value"]: a model on benchmarks
+	@test -n "$(MODEL)" -a -n "$(TASK)" || { echo 'usage: make evaluate MODEL=deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B TASK=aime24 [PARALLEL=data|tensor NUM_GPUS=8] [ARGS="--limit 10"]'; exit 2; }
+	r1nb evaluate --model $(MODEL) --tasks $(TASK) --run-dir runs/evaluate/$(notdir $(MODEL))-$(subst $(SPACE),-,$(subst :,-,$(TASK))) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(NUM_GPUS),--num_gpus $(NUM_GPUS)) $(ARGS)
 
 test: $(BIN)/r1nb  ## notebooks, export in sync, pytest
 	nbdev-test nbs --n-workers 0 --skip-folder-re '^(jobs|[_.])'

@@ -51,6 +51,10 @@ def make_parser() -> argparse.ArgumentParser:
                                 f"`r1nb {stage} --keys [word]` lists them.")
         p.add_argument('--config', metavar='RECIPE', help='a YAML recipe, or pipeline.yaml#stage')
         p.add_argument('--keys', nargs='?', const='', metavar='WORD', help='list the keys of the recipe (those with WORD in them), and stop')
+        if stage == 'evaluate':
+            p.add_argument('--parallel', choices=('data', 'tensor'), help='how --num_gpus are used: each has the model and its share of the samples, or all share one model')
+            p.add_argument('--num_gpus', '--num-gpus', type=int, metavar='N', help='GPUs for --parallel (default: those that are there)')
+            p.add_argument('--compare', nargs=2, metavar='RUN', help='compare two complete evaluation runs, problem by problem, and stop')
         _job_options(p)
     p = commands.add_parser('pipeline', help='run a chain of stages and report', allow_abbrev=False, description='Run the stages of a pipeline recipe, each a run of its own, and write a report. '
                             'Complete stages are skipped, a stopped one goes on. Keys are overridden as --stage.key value, the seed of all as --seed N.')
@@ -104,7 +108,28 @@ def _slurm(args):
 def _stage(args, rest) -> int:
     from r1nb.launch import Job
     if args.keys is not None: return _keys(args.command, args.keys)
+    if getattr(args, 'compare', None): return _compare(*args.compare)
+    if getattr(args, 'parallel', None) or getattr(args, 'num_gpus', None): _parallel(args, rest)
     return _start(Job(args.command, config=args.config, overrides=parse_overrides(rest), run_dir=args.run_dir, force=args.force, debug=args.debug, **_ranks(args)), args)
+
+def _parallel(args, rest) -> None:
+    "Turn --parallel and --num_gpus into ranks, or into the key of the engine."
+    from r1nb.launch import count_gpus
+    n = args.num_gpus or count_gpus() or 1
+    if args.num_gpus is not None and args.num_gpus < 1: raise InputError(f"--num_gpus: {args.num_gpus} is not positive")
+    if args.parallel == 'tensor': rest += ['--tensor_parallel_size', str(n)]
+    elif args.num_processes not in (None, n): raise InputError(f"--num_processes {args.num_processes} and --num_gpus {n} contradict each other")
+    else: args.num_processes = n
+
+def _compare(a: str, b: str) -> int:
+    "Print how the models of evaluation run `a` differ from those of `b`."
+    from r1nb.evaluate import compare_runs
+    from r1nb.report import text_table
+    def folder(name): return find_run(name).path if not (Path(name)/'results').is_dir() else Path(name)
+    rows = compare_runs(folder(a), folder(b))
+    print(text_table([{'task': r['task'], 'models': r['model'] if r['model'] == r['baseline'] else f"{r['model']} - {r['baseline']}", a: f"{100 * r['a']:.1f} %", b: f"{100 * r['b']:.1f} %",
+                       'difference': r['difference'], 'detectable': '' if r['minimum_detectable'] is None else f"{100 * r['minimum_detectable']:.1f} points"} for r in rows]))
+    return 0
 
 def _pipeline(args, rest) -> int:
     from r1nb.launch import DISTRIBUTED, load_pipeline, ranks_of, run_pipeline

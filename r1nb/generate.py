@@ -14,7 +14,7 @@ from pathlib import Path
 from .models import ModelChoice, load_tokenizer
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, load_problems, to_messages
 from .recipes import load_config
-from .runs import Run, atomic_path
+from .runs import Run, atomic_path, rank
 from .sampling import Completion, SamplingConfig, make_sampler, stream_samples
 from .settings import InputError, did_you_mean
 
@@ -116,7 +116,9 @@ def run_generate(run: Run, problems: ProblemsConfig, model: ModelChoice, samplin
         if teacher.teacher == 'model': return make_sampler(model, sampling)
         tokenizer = load_tokenizer(model)
         return ScriptedTeacher(teacher, lambda text: len(tokenizer(text).input_ids) + 1)
-    rows = pd.DataFrame(stream_samples(make, prompts, run/'dataset'/'traces.jsonl', sampling, label='traces'))
+    drawn = stream_samples(make, prompts, run/'dataset'/'traces.jsonl', sampling, label='traces')
+    if rank(): return {}                                                       # its share is in a file of its own, which rank 0 reads
+    rows = pd.DataFrame(drawn)
     name = 'scripted' if teacher.teacher == 'scripted' else model.model_name_or_path
     traces = table.merge(rows.rename(columns={'text': 'completion'}), on='problem_id').assign(teacher=name)
     with atomic_path(run/'dataset'/'train.parquet') as temporary: traces.to_parquet(temporary, index=False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'ALLOCATORS', 'ACCELERATORS', 'DISTRIBUTED',
-           'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'open_job', 'default_run_dir', 'Job',
+           'SAMPLING', 'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'open_job', 'default_run_dir', 'Job',
            'run_folder', 'prepare', 'execute_job', 'listeners', 'join_ranks', 'leave_ranks', 'allocator',
            'job_environment', 'adopt_environment', 'run_process', 'accelerator_file', 'count_gpus', 'suited',
            'ranks_of', 'free_port', 'job_command', 'start_job', 'blame', 'accelerate_main', 'Pipeline', 'load_pipeline',
@@ -223,7 +223,8 @@ def run_process(command: list[str], env: dict | None = None) -> int:
 
 # %% ../nbs/51_launch.ipynb #6c75dffd
 ACCELERATORS = ('ddp', 'fsdp', 'zero2', 'zero3')
-DISTRIBUTED = ('sft', 'grpo', 'notebook')                 # stages whose work several ranks share
+DISTRIBUTED = ('sft', 'grpo', 'notebook')                 # stages that train together, on as many ranks as there are GPUs
+SAMPLING = ('generate', 'evaluate')                       # stages that may share the prompts out, if they are told to
 
 def accelerator_file(name: str) -> Path:
     "The configuration file of accelerator `name`: one of `ACCELERATORS`, or a file. Raises `InputError`."
@@ -246,9 +247,14 @@ def suited(name: str, n: int) -> str:
 
 def ranks_of(job: Job) -> tuple[str, int]:
     "`(accelerator, processes)` that `job` runs with; `('none', 1)` for a single process. Raises `InputError` for what cannot be."
+    if job.stage in SAMPLING:                                                # every rank has the whole model: the accelerator is nothing but their number
+        if job.accelerator not in (None, 'none', 'ddp'): raise InputError(f"--accelerator: {job.stage} shares out prompts, not the model (that is tensor_parallel_size); valid: ddp, with --num_processes")
+        n = job.num_processes or (max(1, count_gpus()) if job.accelerator == 'ddp' else 1)
+        if n < 1: raise InputError(f"--num_processes: {n} is not positive")
+        return suited('ddp', n), n
     if job.stage not in DISTRIBUTED:
         if job.accelerator not in (None, 'none') or job.num_processes not in (None, 1):
-            raise InputError(f"{job.stage} runs as one process, which may use several GPUs through vLLM (tensor_parallel_size); --accelerator is for sft and grpo")
+            raise InputError(f"{job.stage} runs as one process; --accelerator is for sft and grpo, --num_processes also for {' and '.join(SAMPLING)}")
         return 'none', 1
     name, n = job.accelerator or settings().accelerator, job.num_processes
     if n is None: n = settings().num_processes if settings().num_processes > 1 or name == 'none' else max(1, count_gpus())

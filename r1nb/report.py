@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CURVES', 'config_table', 'text_table', 'show_texts', 'curves', 'results_table', 'differences_table', 'accuracy_plot',
-           'failures', 'export_html', 'report_pipeline']
+           'groups_plot', 'passes_plot', 'lengths_plot', 'reported_table', 'failures', 'browse', 'export_html',
+           'report_pipeline']
 
 # %% ../nbs/60_report.ipynb #aa8bf321
 import html as _html, json
@@ -74,7 +75,7 @@ def results_table(results: dict) -> list[dict]:
         for key, v in m.items():
             if isinstance(v, dict) and key == 'pass@1': continue                # equals avg@n
             if isinstance(v, dict): row[key] = f"{100 * v['value']:.1f} % [{100 * v['low']:.1f}, {100 * v['high']:.1f}]" if key.startswith('avg') else f"{100 * v['value']:.1f} %"
-            elif key in ('truncated', 'unparsable'): row[key] = f'{100 * v:.1f} %'
+            elif key in ('truncated', 'unparsable', 'repetitive'): row[key] = f'{100 * v:.1f} %'
             elif key == 'tokens_mean': row['tokens'] = f'{v:.0f}'
         rows.append(row)
     return rows
@@ -96,17 +97,74 @@ def accuracy_plot(results: dict):
            yerr=[[h - 100 * v['low'] for h, v in zip(heights, values)], [100 * v['high'] - h for h, v in zip(heights, values)]], capsize=5)
     for i, (h, v) in enumerate(zip(heights, values)): ax.text(i, 100 * v['high'] + 1.5, f'{h:.1f}', ha='center', fontsize=9)
     n, problems = results['models'][labels[0]].get('n_samples'), results['models'][labels[0]].get('n_problems')
-    ax.set_ylabel(f'{score}, %'); ax.set_ylim(0, 108); ax.set_title(f'{problems} held-out problems, {n} samples each; bars: 95 %', fontsize=9); fig.tight_layout()
+    ax.set_ylabel(f'{score}, %'); ax.set_ylim(0, 108); ax.set_title(f"{results.get('title', 'held-out')}: {problems} problems, {n} samples each; bars: 95 %", fontsize=9); fig.tight_layout()
     return fig
 
+# %% ../nbs/60_report.ipynb #4c4c2358
+def groups_plot(results: dict):
+    "avg@n with 95 % intervals by level and by subject, one line or marker a model; returns the figure, or None where problems are of one kind."
+    import matplotlib.pyplot as plt
+    if not results.get('groups'): return None
+    fig, axes = plt.subplots(1, len(results['groups']), figsize=(4.6 * len(results['groups']), 3), squeeze=False)
+    for ax, (column, models) in zip(axes[0], results['groups'].items()):
+        for i, (label, rows) in enumerate(models.items()):
+            x = [j + 0.12 * (i - (len(models) - 1) / 2) for j in range(len(rows))]
+            ax.errorbar(x, [100 * r['value'] for r in rows], yerr=[[100 * (r['value'] - r['low']) for r in rows], [100 * (r['high'] - r['value']) for r in rows]],
+                        fmt='o-' if column == 'level' else 'o', capsize=3, markersize=4, label=label)
+        names = [f"{r[column]}\n({r['n_problems']})" for r in next(iter(models.values()))]
+        ax.set_xticks(range(len(names)), names, fontsize=7, rotation=0 if column == 'level' else 30); ax.set_ylim(-3, 103); ax.set_xlabel(column); ax.grid(alpha=0.3)
+    axes[0][0].set_ylabel('%'); axes[0][0].legend(fontsize=8); fig.tight_layout()
+    return fig
+
+def passes_plot(results: dict):
+    "pass@k over k, and maj@n as a dot, one line a model; returns the figure."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(4.4, 2.8))
+    for i, (label, m) in enumerate(results['models'].items()):
+        ks = sorted(int(key[5:]) for key in m if key.startswith('pass@'))
+        points = [m[f'pass@{k}'] for k in ks]
+        ax.plot(ks, [100 * v['value'] for v in points], 'o-', color=f'C{i}', label=label, markersize=4)
+        ax.fill_between(ks, [100 * v['low'] for v in points], [100 * v['high'] for v in points], color=f'C{i}', alpha=0.15)
+        n = m['n_samples']
+        ax.plot([n], [100 * m[f'maj@{n}']['value']], '*', color=f'C{i}', markersize=10)
+    ax.set_xscale('log', base=2); ax.set_xticks(ks, ks); ax.set_xlabel('k'); ax.set_ylabel('pass@k, %  (star: majority)'); ax.legend(fontsize=8); ax.grid(alpha=0.3); fig.tight_layout()
+    return fig
+
+def lengths_plot(tables: dict, limit: int | None = None):
+    "Histograms of completion lengths, correct and wrong, one panel a model (label: table of samples); returns the figure."
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables), 2.6), sharey=True, squeeze=False)
+    for ax, (label, t) in zip(axes[0], tables.items()):
+        ax.hist([t[t.correct].num_tokens, t[~t.correct].num_tokens], bins=24, range=(0, max(t.num_tokens.max(), 1)), stacked=True, label=['correct', 'wrong'])
+        if limit and t.num_tokens.max() >= limit: ax.axvline(limit, color='grey', linestyle=':', linewidth=1)
+        ax.set_title(label, fontsize=10); ax.set_xlabel('tokens')
+    axes[0][0].set_ylabel('samples'); axes[0][0].legend(fontsize=8); fig.tight_layout()
+    return fig
+
+# %% ../nbs/60_report.ipynb #57559612
+def reported_table(results: dict) -> list[dict]:
+    "One row a published score: theirs, ours, z and what it says; empty where nothing comparable was published."
+    return [{'model': r['model'], 'source': r['source'], 'theirs': f"{100 * r['theirs']:.1f} %", 'ours': f"{100 * r['ours']:.1f} %", 'z': f"{r['z']:+.1f}",
+             'verdict': 'within the noise of sampling' if r['within_noise'] else 'differs', 'reference': r['reference']} for r in results.get('reported', [])]
+
 # %% ../nbs/60_report.ipynb #9b9277cd
-def failures(run: Run, label: str, count: int = 8) -> list[dict]:
-    "Up to `count` wrong samples of model `label`, unparsable and cut-off ones first."
+def failures(table, count: int = 8) -> list[dict]:
+    "Up to `count` wrong samples of a table of samples, unparsable and cut-off ones first."
     import pandas as pd
-    table = pd.read_parquet(run/'results'/f'{label}.parquet')
     wrong = table[~table.correct].assign(order=lambda t: t.extracted.notna().astype(int) + (t.finish_reason == 'stop')).sort_values('order', kind='stable')
     picked = pd.concat([wrong[wrong.order < 2].head(count // 2), wrong[wrong.order == 2].head(count)]).head(count)
-    return picked[['problem', 'answer', 'extracted', 'finish_reason', 'completion']].to_dict('records')
+    return picked[['problem', 'answer', 'extracted', 'finish_reason', 'num_tokens', 'completion']].to_dict('records')
+
+def browse(rows: list[dict], end: int = 6000):
+    "Samples that unfold at a click: a line with verdict and length, below it problem and completion (its last `end` characters)."
+    from IPython.display import HTML
+    parts = []
+    for r in rows:
+        say = lambda key: _html.escape(str(r[key] if r[key] is not None and r[key] == r[key] else 'none'))
+        text = r['completion'] if len(r['completion']) <= end else f"[{len(r['completion']) - end} characters before]\n…{r['completion'][-end:]}"
+        parts.append(f"<details><summary>{_html.escape(' '.join(r['problem'].split())[:90])}: <b>{say('extracted')}</b> for {say('answer')} ({say('finish_reason')}, {say('num_tokens')} tokens)</summary>"
+                     f"<div style='white-space:pre-wrap;font-family:monospace;font-size:90%;border-left:3px solid #999;padding-left:1em;margin:0.5em'>{_html.escape(r['problem'])}<hr>{_html.escape(text)}</div></details>")
+    return HTML('\n'.join(parts) or 'none')
 
 # %% ../nbs/60_report.ipynb #d6212dd8
 def export_html(notebook: str | Path, page: str | Path, hide_code: bool = True) -> Path:

@@ -11,7 +11,7 @@ import json, os, re, shlex, shutil, subprocess, sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .launch import DISTRIBUTED, Job, Pipeline, accelerator_file, job_environment, ranks_of, run_folder, run_process, suited
+from .launch import DISTRIBUTED, SAMPLING, Job, Pipeline, accelerator_file, job_environment, ranks_of, run_folder, run_process, suited
 from .recipes import find_recipe, read_recipe
 from .runs import Run, now
 from .settings import InputError, settings
@@ -53,14 +53,15 @@ def header(options: SlurmOptions, name: str, log: str | Path) -> str:
 # %% ../nbs/52_slurm.ipynb #9600ed04
 def processes_per_node(job: Job, options: SlurmOptions) -> tuple[str, int]:
     "`(accelerator, ranks a node)` for `job` on a cluster: as many ranks as GPUs unless `num_processes`, the number in all, says otherwise."
-    if job.stage not in DISTRIBUTED:
-        if options.nodes > 1: raise InputError(f"--nodes: {job.stage} runs on one node")
+    alone = job.stage not in (*DISTRIBUTED, *SAMPLING) or job.stage in SAMPLING and not job.num_processes
+    if alone:
+        if options.nodes > 1: raise InputError(f"--nodes: {job.stage} runs on one node" + (', unless --num_processes shares the prompts out' if job.stage in SAMPLING else ''))
         return ranks_of(job)
     if options.server and job.stage != 'grpo': raise InputError(f"--server is for grpo, whose completions it draws, not for {job.stage}")
     nodes = options.nodes - bool(options.server)
     total = job.num_processes or nodes * max(1, options.gpus_per_node or 1)
     if total % nodes: raise InputError(f"--num_processes: {total} ranks cannot be spread evenly over {nodes} nodes")
-    return suited(job.accelerator or settings().accelerator, total), total // nodes
+    return suited(ranks_of(job)[0] if job.stage in SAMPLING else job.accelerator or settings().accelerator, total), total // nodes
 
 def server_command(job: Job, options: SlurmOptions) -> str:
     "The command of the server beside the training; `$R1NB_SERVER_PORT` is where it listens."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALPHA', 'FINISH_REASONS', 'verdict_matrix', 'unseen_share', 'Estimate', 'avg_at_n', 'pass_at_k', 'majority',
            'maj_at_n', 'Difference', 'paired_difference', 'paired_bootstrap', 'minimum_detectable_difference',
-           'summarize']
+           'Reproduction', 'against_reported', 'repeated_share', 'summarize', 'by_group']
 
 # %% ../nbs/39_statistics.ipynb #a30abb0a
 import math
@@ -246,6 +246,40 @@ def minimum_detectable_difference(sd: float, n_problems: int, power: float = 0.8
         if not 0 < share < 1: raise InputError(f"{name} = {share}; valid: between 0 and 1")
     return float((stats.t.ppf(1 - alpha / 2, n_problems - 1) + stats.t.ppf(power, n_problems - 1)) * sd / math.sqrt(n_problems))
 
+# %% ../nbs/39_statistics.ipynb #a4a53086
+@dataclass(frozen=True)
+class Reproduction:
+    "Our score beside a published one on the same problems; scores in [0, 1]. Prints in percent."
+    ours: float
+    theirs: float
+    se: float          # of the difference, from sampling alone
+    z: float
+
+    @property
+    def within_noise(self) -> bool: return abs(self.z) <= 1.96
+
+    def __str__(self): return f"{100 * self.ours:.1f} against {100 * self.theirs:.1f}: z = {self.z:+.1f}, {'within' if self.within_noise else 'outside'} the noise of sampling"
+
+def against_reported(verdicts, score: float, samples: int = 1) -> Reproduction:
+    """Compare the mean of `verdicts`, shape (N, n), with a published `score` in [0, 1] on the same N problems that rests on `samples` samples of each.
+
+    The published score is taken as rounded to a tenth of a percent. Raises `InputError` for a score outside [0, 1] or less than one sample."""
+    if not 0 <= score <= 1: raise InputError(f"score = {score}; valid: a share in [0, 1]")
+    if samples < 1: raise InputError(f"samples = {samples}; valid: 1 or more")
+    x = _table(verdicts)
+    (N, n), mean = x.shape, float(x.mean())
+    within = x.var(1, ddof=1) if n > 1 else np.full(N, mean * (1 - mean))
+    v = float(within.sum()) / N**2
+    se = math.sqrt(v / n + v / samples + 0.001**2 / 12)
+    return Reproduction(mean, score, se, (mean - score) / se)
+
+# %% ../nbs/39_statistics.ipynb #473a3920
+def repeated_share(text: str | None, n: int = 8) -> float:
+    "Share of the `n`-word windows of `text` that are repetitions of an earlier one, 0 to 1; 0 for a text of fewer words."
+    words = (text or '').split()
+    windows = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(windows)) / len(windows) if windows else 0.0
+
 # %% ../nbs/39_statistics.ipynb #0eaddc19
 FINISH_REASONS = ('stop', 'length')
 
@@ -254,8 +288,8 @@ def summarize(df: pd.DataFrame) -> dict:
 
     `df`: one row a sample, columns `problem_id`, `sample`, `correct` (bool), `finish_reason` ('stop' or 'length'), `extracted`
     (None where no answer was found), `num_tokens` (of the completion). Returns a dict: `n_problems`, `n_samples`; `Estimate`s
-    `avg@n`, `pass@k` for the powers of two up to n, `maj@n` (n as a number in the key); shares of all samples `truncated` and
-    `unparsable`; `tokens_mean`, `tokens_median`. Raises `InputError` for a missing column, a missing or doubled sample, and
+    `avg@n`, `pass@k` for the powers of two up to n, `maj@n` (n as a number in the key); shares of all samples `truncated`, `unparsable` and,
+    where `df` has a column `repetition` (of `repeated_share`), `repetitive`: more than half repeated; `tokens_mean`, `tokens_median`. Raises `InputError` for a missing column, a missing or doubled sample, and
     a value that is none of these."""
     _need(df, 'problem_id', 'sample', 'correct', 'finish_reason', 'extracted', 'num_tokens')
     v = verdict_matrix(df)
@@ -272,4 +306,12 @@ def summarize(df: pd.DataFrame) -> dict:
             f'maj@{n}': maj_at_n(_wide(df, df['extracted']), v),
             'truncated': float((df['finish_reason'] == 'length').mean()),
             'unparsable': float(df['extracted'].map(_no_answer).mean()),
+            **({'repetitive': float((df['repetition'] > 0.5).mean())} if 'repetition' in df else {}),
             'tokens_mean': float(tokens.mean()), 'tokens_median': float(np.median(tokens))}
+
+# %% ../nbs/39_statistics.ipynb #052d423a
+def by_group(df: pd.DataFrame, column: str) -> pd.DataFrame:
+    "avg@n with its interval for each value of `column` in a table of samples: `value, low, high` in [0, 1] and `n_problems`, indexed by the value. Rows without one are left out."
+    _need(df, 'problem_id', 'correct', column)
+    rows = {value: avg_at_n(verdict_matrix(part)) for value, part in df.dropna(subset=[column]).groupby(column, sort=True)}
+    return pd.DataFrame({k: [getattr(e, k) for e in rows.values()] for k in ('value', 'low', 'high', 'n_problems')}, index=pd.Index(rows, name=column))
