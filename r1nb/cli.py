@@ -81,6 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--slurm', action='store_true', help="the batch script's log")
     p = commands.add_parser('cancel', help='stop a run, here or in the queue of Slurm; it can go on later', allow_abbrev=False)
     p.add_argument('run', help='a run folder, or the end of its path (quickstart/sft)')
+    p = commands.add_parser('lighteval', help='the same benchmarks through lighteval', allow_abbrev=False, add_help=False)
+    p.add_argument('rest', nargs=argparse.REMAINDER)
     commands.add_parser('doctor', help='what works on this machine, and what to do about what does not', allow_abbrev=False)
     return parser
 
@@ -350,12 +352,16 @@ def _doctor(args, rest) -> int:
     return int(any(r['state'] == 'FAIL' for r in rows))
 
 # %% ../nbs/70_cli.ipynb #3e3a8df9
+def _lighteval(args, rest) -> int:
+    from r1nb.lighteval import main
+    return main(rest)
+
 def main(arguments: list[str] | None = None) -> int:
     "The `r1nb` command; returns the exit code (see launch: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated)."
     from r1nb.launch import guarded
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    args, rest = parser.parse_known_args(arguments)
+    args, rest = parser.parse_known_args(arguments) if arguments[:1] != ['lighteval'] else (argparse.Namespace(command='lighteval', version=False), arguments[1:])
     if args.version:
         from r1nb import __version__
         print(__version__)
@@ -363,7 +369,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
-    commands = {'pipeline': _pipeline, 'run': _run, 'runs': _runs, 'show': _show, 'logs': _logs, 'cancel': _cancel, 'doctor': _doctor, **dict.fromkeys(STAGES, _stage)}
+    commands = {'pipeline': _pipeline, 'run': _run, 'runs': _runs, 'show': _show, 'logs': _logs, 'cancel': _cancel, 'doctor': _doctor, 'lighteval': _lighteval, **dict.fromkeys(STAGES, _stage)}
     if args.command in ('show', 'doctor', 'logs', 'cancel') and rest: parser.error(f'unknown option {rest[0]}')
     try:
         code = guarded(lambda: commands[args.command](args, rest), getattr(args, 'debug', False))

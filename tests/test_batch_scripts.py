@@ -49,6 +49,20 @@ def test_sft_takes_model_dataset_accelerator(batch):
     assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml") and found["R1NB_NODES"] == "2"
 
 
+def test_evaluate_takes_model_task_and_tp(batch):
+    done, found = batch("evaluate.slurm", "org/model", "math_500,aime24", "--samples", "2")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(found["R1NB_JOB"])
+    keys = {"model_name_or_path": "org/model", "tasks": ["math_500", "aime24"], "samples": "2"}
+    assert (job["stage"], job["overrides"], job["num_processes"]) == ("evaluate", keys, 8)
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/ddp.yaml") and found["R1NB_PROCESSES"] == "8"
+    _, found = batch("evaluate.slurm", "org/model", "aime24", "tp")
+    job = json.loads(found["R1NB_JOB"])
+    assert job["overrides"]["tensor_parallel_size"] == "8" and found["R1NB_ACCELERATOR"] == "none"
+    done, _ = batch("evaluate.slurm", "org/model")
+    assert done.returncode == 2 and "usage:" in done.stderr
+
+
 def test_train_takes_the_options_of_open_r1(batch):
     recipe = "scripts/recipes/quickstart.yaml#grpo"
     options = ("--model", "org/model", "--task", "grpo", "--config", recipe, "--accelerator", "ddp")
