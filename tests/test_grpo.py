@@ -40,14 +40,14 @@ def trainer_of(kind, folder, tmp_path, **keys):
     return trainer
 
 
-def batch_of(advantages):
-    "Left-padded prompts and right-padded completions of different lengths."
+def batch_of(advantages, shared=True):
+    "Left-padded prompts and right-padded completions of different lengths; `shared`: four completions a prompt."
     torch.manual_seed(1)
     size, lengths = len(advantages), torch.arange(len(advantages)) % 5 + 2
-    columns = torch.arange(6)
+    columns, group = torch.arange(6), torch.arange(size) // (4 if shared else 1)
     return {
-        "prompt_ids": torch.randint(3, 90, (size, 6)),
-        "prompt_mask": (columns >= 6 - lengths[:, None]).int(),
+        "prompt_ids": torch.randint(3, 90, (size, 6))[group],
+        "prompt_mask": (columns >= 6 - lengths[group][:, None]).int(),
         "completion_ids": torch.randint(3, 90, (size, 6)),
         "completion_mask": (columns < lengths[:, None]).int(),
         "advantages": torch.tensor(advantages),
@@ -64,9 +64,10 @@ def gradients(trainer, inputs):
 
 @pytest.mark.parametrize("advantages", [[0.0, 0.9, 0.0, -0.9, 0.0, 0.0, 1.5, -0.5], [0.0] * 8, [0.3] * 8])
 @pytest.mark.parametrize("loss_type", ["dapo", "cispo", "grpo", "dr_grpo", "bnpo"])
-def test_gradients_are_trls(loss_type, advantages, folder, tmp_path):
+@pytest.mark.parametrize("shared", [True, False], ids=["groups", "a prompt a row"])
+def test_gradients_are_trls(loss_type, advantages, shared, folder, tmp_path):
     results = [
-        gradients(trainer_of(kind, folder, tmp_path / kind.__name__, loss_type=loss_type), batch_of(advantages))
+        gradients(trainer_of(kind, folder, tmp_path / kind.__name__, loss_type=loss_type), batch_of(advantages, shared))
         for kind in (GRPOTrainer, GroupTrainer)
     ]
     (loss, expected), (ours, found) = results
@@ -75,6 +76,23 @@ def test_gradients_are_trls(loss_type, advantages, folder, tmp_path):
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
     assert any(g.abs().max() > 0 for g in found.values()) == any(advantages)
+
+
+def test_a_group_is_scored_as_one_row(folder, tmp_path, monkeypatch):
+    "The model sees each prompt once, and the log-probabilities and entropies are those of single rows."
+    ours = trainer_of(GroupTrainer, folder, tmp_path)
+    inputs = batch_of([0.0] * 8)
+    ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    seen = []
+    forward = ours.model.forward
+    monkeypatch.setattr(ours.model, "forward", lambda *a, **k: seen.append(k["input_ids"].shape) or forward(*a, **k))
+    with torch.no_grad():
+        found = ours._get_per_token_logps_and_entropies(ours.model, ids, mask, 6, compute_entropy=True)
+        expected = GRPOTrainer._get_per_token_logps_and_entropies(ours, ours.model, ids, mask, 6, compute_entropy=True)
+    assert seen[0][0] == 2 and seen[1] == (8, 12)
+    written = inputs["completion_mask"].bool()
+    for f, e in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(f[written], e[written], atol=1e-5, rtol=1e-5)
 
 
 def test_the_kl_term_needs_every_row(folder, tmp_path):
