@@ -398,7 +398,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'r1nb.sampling.ServerSampler': ('sampling.html#serversampler', 'r1nb/sampling.py'),
                                'r1nb.sampling.ServerSampler.__init__': ('sampling.html#serversampler.__init__', 'r1nb/sampling.py'),
                                'r1nb.sampling.ServerSampler._ask': ('sampling.html#serversampler._ask', 'r1nb/sampling.py'),
-                               'r1nb.sampling.ServerSampler._client': ('sampling.html#serversampler._client', 'r1nb/sampling.py'),
                                'r1nb.sampling.ServerSampler._draw': ('sampling.html#serversampler._draw', 'r1nb/sampling.py'),
                                'r1nb.sampling.ServerSampler.stream': ('sampling.html#serversampler.stream', 'r1nb/sampling.py'),
                                'r1nb.sampling.Servers': ('sampling.html#servers', 'r1nb/sampling.py'),

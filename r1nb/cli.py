@@ -127,6 +127,7 @@ def _compare(a: str, b: str) -> int:
     "Print how the models of evaluation run `a` differ from those of `b`."
     from r1nb.evaluate import compare_runs
     from r1nb.report import text_table
+    from r1nb.runs import find_run
     def folder(name): return find_run(name).path if not (Path(name)/'results').is_dir() else Path(name)
     rows = compare_runs(folder(a), folder(b))
     print(text_table([{'task': r['task'], 'models': r['model'] if r['model'] == r['baseline'] else f"{r['model']} - {r['baseline']}", a: f"{100 * r['a']:.1f} %", b: f"{100 * r['b']:.1f} %",

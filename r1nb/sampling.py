@@ -10,10 +10,10 @@ __all__ = ['SamplingConfig', 'Completion', 'logit_filters', 'read_prompts', 'dra
 # %% ../nbs/05_sampling.ipynb #1d41a8a3
 import hashlib, itertools, os, threading, time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Callable
 
 from .models import ModelChoice, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
@@ -50,6 +50,7 @@ class SamplingConfig:
         if self.base_url and self.backend == 'auto': self.backend = 'server'
         if self.replay and self.backend == 'auto': self.backend = 'replay'
         if self.backend == 'replay' and not self.replay: raise InputError("backend 'replay': replay is needed, a file of samples or a run's folder")
+        if self.replay and not Path(self.replay).exists(): raise InputError(f"replay: {self.replay} does not exist")
         if self.backend == 'server' and not self.base_url: raise InputError("backend 'server': base_url is needed, e.g. http://localhost:8000/v1")
         if not 0 < self.top_p <= 1: raise InputError(f"top_p: {self.top_p} is not in (0, 1]")
         if self.temperature == 0 and self.num_generations > 1:
@@ -211,6 +212,7 @@ class Servers:
     def __init__(self, urls: list[str]):
         self.urls, self.lock = [u.rstrip('/') for u in urls], threading.Lock()
         self.open, self.fails, self.rest = ({u: 0 for u in self.urls} for _ in range(3))
+        self.answered = False                                             # whether any of them ever did
 
     @contextmanager
     def borrow(self):
@@ -219,17 +221,18 @@ class Servers:
             with self.lock:
                 awake = [u for u in self.urls if self.rest[u] <= time.monotonic()]
                 if awake:
-                    url = min(awake, key=self.open.get)
+                    url, begun = min(awake, key=self.open.get), time.monotonic()
                     self.open[url] += 1
                     break
             time.sleep(0.05)
         try:
             yield url
-            with self.lock: self.fails[url] = 0
+            with self.lock: self.fails[url], self.answered = 0, True
         except Exception:
             with self.lock:
-                self.fails[url] += 1
-                self.rest[url] = time.monotonic() + min(2.0 ** self.fails[url] / 4, 60)
+                if begun >= self.rest[url]:                                # of requests that fail together, one counts
+                    self.fails[url] += 1
+                    self.rest[url] = time.monotonic() + min(2.0 ** self.fails[url] / 4, 60)
             raise
         finally:
             with self.lock: self.open[url] -= 1
@@ -239,22 +242,19 @@ class ServerSampler:
     "Samples from OpenAI-compatible servers."
     def __init__(self, choice: ModelChoice, cfg: SamplingConfig):
         self.cfg, self.model, self.servers = cfg, cfg.served_model or choice.model_name_or_path, Servers(cfg.base_url)
-        self.clients, self.lock = {}, threading.Lock()
-
-    def _client(self, url: str):
-        from huggingface_hub import InferenceClient
-        with self.lock:
-            if url not in self.clients: self.clients[url] = InferenceClient(base_url=url, api_key=os.environ.get('OPENAI_API_KEY') or 'none', timeout=self.cfg.timeout)
-            return self.clients[url]
+        import httpx
+        key = os.environ.get('OPENAI_API_KEY')
+        self.http = httpx.Client(timeout=httpx.Timeout(cfg.timeout, connect=10), limits=httpx.Limits(max_connections=None), headers={'Authorization': f'Bearer {key}'} if key else {})
 
     def _ask(self, url: str, messages: list[dict], seed: int) -> Completion:
         cfg = self.cfg
-        answer = self._client(url).chat_completion(messages, model=self.model, max_tokens=cfg.max_new_tokens, temperature=cfg.temperature, top_p=cfg.top_p, seed=seed,
-                                                   extra_body={'top_k': cfg.top_k} if cfg.top_k else None)
-        choice = answer.choices[0]
-        thought = getattr(choice.message, 'reasoning_content', None) or getattr(choice.message, 'reasoning', None)      # a server that parses the thinking out
-        text = (f'<think>\n{thought}\n</think>\n' if thought else '') + (choice.message.content or '')
-        return Completion(text, answer.usage.completion_tokens, 'length' if choice.finish_reason == 'length' else 'stop')
+        body = {'model': self.model, 'messages': messages, 'max_tokens': cfg.max_new_tokens, 'temperature': cfg.temperature, 'top_p': cfg.top_p, 'seed': seed, **({'top_k': cfg.top_k} if cfg.top_k else {})}
+        reply = self.http.post(f'{url}/chat/completions', json=body).raise_for_status().json()
+        choice = reply['choices'][0]
+        said = choice['message']
+        thought = said.get('reasoning_content') or said.get('reasoning')                         # of a server that parses the thinking out
+        text = (f'<think>\n{thought}\n</think>\n' if thought else '') + (said.get('content') or '')
+        return Completion(text, reply['usage']['completion_tokens'], 'length' if choice['finish_reason'] == 'length' else 'stop')
 
     def _draw(self, messages: list[dict], seed: int) -> Completion | Exception:
         "A completion, or what the last of the attempts ended with."
@@ -265,23 +265,26 @@ class ServerSampler:
                     except Exception as e:
                         status = getattr(getattr(e, 'response', None), 'status_code', None)
                         if status is None or status in (408, 409, 429) or status >= 500: raise
-                        reason = getattr(e, 'server_message', None) or str(e).splitlines()[-1]
-                        return InputError(f"server {url} refuses (HTTP {status}): {reason[:300]}")
+                        return InputError(f"server {url} refuses (HTTP {status}): {e.response.text[:300]}")
             except Exception as e: last = e
-        return last
+        return last if self.servers.answered else InputError(f"no server answers, of {', '.join(self.servers.urls)}; the last said {type(last).__name__}: {str(last).splitlines()[0][:200]}")
 
     def stream(self, requests: list[tuple]) -> Iterator[tuple]:
         "Yield `(key, completion)` for `requests` of `(key, messages, seed)`, each as it ends; an exception stands in for one that failed."
-        waiting, open_ = iter(requests), {}
-        with ThreadPoolExecutor(self.cfg.batch_size * len(self.servers.urls)) as threads:
-            try:
-                while True:
-                    for key, messages, seed in itertools.islice(waiting, threads._max_workers - len(open_)): open_[threads.submit(self._draw, messages, seed)] = key
-                    if not open_: return
-                    for done in wait(open_, return_when=FIRST_COMPLETED).done:
-                        if isinstance(done.result(), InputError): raise done.result()
-                        yield open_.pop(done), done.result()
-            finally: threads.shutdown(wait=False, cancel_futures=True)
+        todo, done, waiting, room = SimpleQueue(), SimpleQueue(), iter(requests), self.cfg.batch_size * len(self.servers.urls)
+        def work():
+            while (request := todo.get()) is not None: done.put((request[0], self._draw(*request[1:])))
+        def feed(n): return sum(1 for request in itertools.islice(waiting, n) if todo.put(request) is None)
+        for _ in range(room): threading.Thread(target=work, daemon=True).start()           # daemons: a job that is told to end does not wait for an answer
+        try:
+            open_ = feed(room)
+            while open_:
+                key, result = done.get()
+                if isinstance(result, InputError): raise result
+                open_ += feed(1) - 1
+                yield key, result
+        finally:
+            for _ in range(room): todo.put(None)
 
 # %% ../nbs/05_sampling.ipynb #9a5f873a
 class ReplaySampler:
