@@ -506,6 +506,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'r1nb.sft.TrainingDefaults.__post_init__': ('sft.html#trainingdefaults.__post_init__', 'r1nb/sft.py'),
                           'r1nb.sft.as_pair': ('sft.html#as_pair', 'r1nb/sft.py'),
                           'r1nb.sft.check': ('sft.html#check', 'r1nb/sft.py'),
+                          'r1nb.sft.check_adapter': ('sft.html#check_adapter', 'r1nb/sft.py'),
                           'r1nb.sft.checkpoints': ('sft.html#checkpoints', 'r1nb/sft.py'),
                           'r1nb.sft.configure': ('sft.html#configure', 'r1nb/sft.py'),
                           'r1nb.sft.is_complete': ('sft.html#is_complete', 'r1nb/sft.py'),

@@ -180,7 +180,7 @@ def judge(kind: str, completions: list[str], rows: list[dict], parallel: int = 2
 
 # %% ../nbs/38_benchmarks.ipynb #3cd05bb0
 def reported(model: str | None = None, benchmark: str | None = None):
-    "Published scores as a table (`model, benchmark, source, score` in percent, `samples` a problem, `reference`), optionally of one model (a Hub id or its last part) and benchmark."
+    "Published scores as a table (`model, benchmark, source, score` in percent, `samples` a problem, `problems`: `same` as ours or `other`, `reference`), optionally of one model (a Hub id or its last part) and benchmark."
     import pandas as pd
     table = pd.read_csv(Path(__file__).parent/'data'/'reported.csv') if '__file__' in globals() else pd.read_csv(Path('..')/'r1nb'/'data'/'reported.csv')
     if model is not None: table = table[table.model.str.casefold() == Path(str(model)).name.casefold()]

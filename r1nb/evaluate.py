@@ -146,7 +146,7 @@ def reproductions(task: str, models: dict[str, str], tables: dict, notes: list[s
     rows = []
     for label, model in models.items():
         for r in reported(model, task).itertuples():
-            c = against_reported(verdict_matrix(tables[label]), r.score / 100, r.samples)
+            c = against_reported(verdict_matrix(tables[label]), r.score / 100, r.samples, r.problems == 'same')
             rows.append({'model': label, 'source': r.source, 'ours': c.ours, 'theirs': c.theirs, 'z': c.z, 'within_noise': c.within_noise, 'reference': r.reference})
     return rows
 
@@ -219,9 +219,11 @@ def run_evaluate(run: Run, cfg: EvaluateConfig, problems: ProblemsConfig, model:
         graded = {label: grade(drawn[label][t.name], t.rows, t.kind) for label in models}
         for label, table in graded.items():
             with atomic_path(task_folder(run, cfg, t.name)/f'{label}.parquet') as temporary: table.to_parquet(temporary, index=False)
-        score = f'avg@{t.sampling.num_generations}'
+        score, compared = f'avg@{t.sampling.num_generations}', compare(graded)
+        if t.kind == 'code':                                                    # a majority of programs means nothing
+            for m in compared['models'].values(): m.pop(f'maj@{t.sampling.num_generations}')
         results[t.name] = {'title': t.title, 'notes': t.notes, 'protocol': {**{k: getattr(t.sampling, k) for k in ('num_generations', 'max_new_tokens', 'temperature', 'top_p', 'seed')}, 'system_prompt': t.system_prompt},
-                           **compare(graded), 'reported': reproductions(t.name, models, graded, t.notes)}
+                           **compared, 'reported': reproductions(t.name, models, graded, t.notes)}
         summary |= {f'{score} {label}' if t.name == 'problems' else f'{t.name} {score} {label}': round(m[score]['value'], 4) for label, m in results[t.name]['models'].items()}
     write_text(run/'results'/'results.json', json.dumps({'tasks': results} if cfg.tasks else results['problems'], indent=1))
     return {'problems': sum(len(t.rows) for t in tasks), **({} if cfg.tasks else {'samples': sampling.num_generations}), **summary}

@@ -20,7 +20,7 @@ from .rewards import RewardOptions, get_reward_funcs, open_think
 from .runs import Run
 from .sampling import draw_tokens
 from .settings import InputError
-from .sft import TrainingDefaults, lora, score_completions_only, train
+from .sft import TrainingDefaults, check_adapter, lora, score_completions_only, train
 
 # %% ../nbs/32_grpo.ipynb #d68342b2
 @dataclass
@@ -148,6 +148,7 @@ def configure(config=None, overrides=None):
 def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     resolve_model(model.model_name_or_path)
+    check_adapter(model)
     get_reward_funcs(args)
     load_problems(problems)
 

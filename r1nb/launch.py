@@ -290,7 +290,7 @@ def blame(notes: dict[int, dict], exits: dict[int, int]) -> tuple[str, int, str]
     """`(status, code, error)` of a job whose ranks ended badly. `notes` are the ranks' own, `exits` the exit codes the launcher saw (negative: a signal).
 
     A rank that was killed without a note is the cause (by SIGTERM only if nobody else is: that is how the launcher ends the others); else the one that failed first."""
-    killed = [(r, -c) for r, c in sorted(exits.items(), key=lambda e: e[1] == -signal.SIGTERM) if c < 0 and r not in notes]
+    killed = [(r, -c) for r, c in sorted(exits.items(), key=lambda e: e[1] == -signal.SIGTERM) if c < 0 and not notes.get(r, {}).get('code')]     # also on its way out
     if killed and (killed[0][1] != signal.SIGTERM or not notes and len(killed) == len(exits)):
         r, signum = killed[0]
         return {signal.SIGINT: 'interrupted', signal.SIGTERM: 'preempted'}.get(signum, 'failed'), 128 + signum, f"rank {r} was killed by signal {signum}" + (' (out of memory?)' if signum == signal.SIGKILL else '')
@@ -314,7 +314,11 @@ def accelerate_main(arguments: list[str]) -> int:
     if BAD_INPUT in exits.values(): return BAD_INPUT                    # said by rank 0; the run is as it was
     notes = {n['rank']: n for f in (run/'logs').glob('rank-*.json') for n in [json.loads(f.read_text())]} if run else {}
     status, code, error = blame(notes, exits)
-    if run and run.manifest.get('status') != 'completed': run.update(status=status, error=error, ended=now())
+    done = run is not None and run.manifest.get('status') == 'completed'
+    if run and not done: run.update(status=status, error=error, ended=now())
+    if done and notes.get(0, {}).get('code') == OK:
+        print(f'r1nb: the run is complete; at its end, {error}', file=sys.stderr)
+        return OK
     print(f'r1nb: {status}: {error}', file=sys.stderr)
     return code
 

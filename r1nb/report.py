@@ -126,7 +126,7 @@ def passes_plot(results: dict):
         ax.plot(ks, [100 * v['value'] for v in points], 'o-', color=f'C{i}', label=label, markersize=4)
         ax.fill_between(ks, [100 * v['low'] for v in points], [100 * v['high'] for v in points], color=f'C{i}', alpha=0.15)
         n = m['n_samples']
-        ax.plot([n], [100 * m[f'maj@{n}']['value']], '*', color=f'C{i}', markersize=10)
+        if f'maj@{n}' in m: ax.plot([n], [100 * m[f'maj@{n}']['value']], '*', color=f'C{i}', markersize=10)
     ax.set_xscale('log', base=2); ax.set_xticks(ks, ks); ax.set_xlabel('k'); ax.set_ylabel('pass@k, %  (star: majority)'); ax.legend(fontsize=8); ax.grid(alpha=0.3); fig.tight_layout()
     return fig
 

@@ -6,10 +6,10 @@
 __all__ = ['WATCHED', 'SEAL', 'CLASSES', 'ALIASES', 'TracesConfig', 'as_pair', 'load_traces', 'suit_machine', 'TrainingDefaults',
            'SFTConfig', 'MasterAdamW', 'RunLogger', 'Progress', 'seal_checkpoint', 'is_complete', 'checkpoints',
            'last_checkpoint', 'Checkpoints', 'score_completions_only', 'needs_master', 'train', 'save_trained',
-           'is_sharded', 'lora', 'configure', 'check', 'run_sft']
+           'is_sharded', 'check_adapter', 'lora', 'configure', 'check', 'run_sft']
 
 # %% ../nbs/20_sft.ipynb #d38ba7fc
-import json, shutil, time
+import json, os, shutil, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -251,6 +251,11 @@ def is_sharded(trainer) -> bool:
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
     return trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
 
+def check_adapter(choice: ModelChoice) -> None:
+    "Raise `InputError` for an adapter under an accelerator that shards the weights: merging and saving one has only been made to work where they are whole."
+    sharded = os.environ.get('ACCELERATE_USE_FSDP') == 'true' or under_deepspeed() and os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE') == '3'
+    if choice.use_peft and sharded: raise InputError("use_peft: an adapter is not trained under ZeRO-3 or FSDP; its base is frozen and needs neither: use --accelerator ddp or zero2")
+
 def lora(choice: ModelChoice):
     "peft's configuration for `choice`, or None if all weights are trained."
     if not choice.use_peft: return None
@@ -269,6 +274,7 @@ def configure(config=None, overrides=None):
 def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     resolve_model(model.model_name_or_path)
+    check_adapter(model)
     load_traces(traces)
 
 def run_sft(run: Run, traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> dict:

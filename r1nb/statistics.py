@@ -260,8 +260,8 @@ class Reproduction:
 
     def __str__(self): return f"{100 * self.ours:.1f} against {100 * self.theirs:.1f}: z = {self.z:+.1f}, {'within' if self.within_noise else 'outside'} the noise of sampling"
 
-def against_reported(verdicts, score: float, samples: int = 1) -> Reproduction:
-    """Compare the mean of `verdicts`, shape (N, n), with a published `score` in [0, 1] on the same N problems that rests on `samples` samples of each.
+def against_reported(verdicts, score: float, samples: int = 1, same_problems: bool = True) -> Reproduction:
+    """Compare the mean of `verdicts`, shape (N, n), with a published `score` in [0, 1] on the same N problems (else: on as many others) that rests on `samples` samples of each.
 
     The published score is taken as rounded to a tenth of a percent. Raises `InputError` for a score outside [0, 1] or less than one sample."""
     if not 0 <= score <= 1: raise InputError(f"score = {score}; valid: a share in [0, 1]")
@@ -270,7 +270,8 @@ def against_reported(verdicts, score: float, samples: int = 1) -> Reproduction:
     (N, n), mean = x.shape, float(x.mean())
     within = x.var(1, ddof=1) if n > 1 else np.full(N, mean * (1 - mean))
     v = float(within.sum()) / N**2
-    se = math.sqrt(v / n + v / samples + 0.001**2 / 12)
+    noise = v / n + v / samples if same_problems else 2 * _interval(x.mean(1), 0.0, 1.0)[3]**2
+    se = math.sqrt((noise if noise == noise else 0.0) + 0.001**2 / 12)
     return Reproduction(mean, score, se, (mean - score) / se)
 
 # %% ../nbs/39_statistics.ipynb #473a3920

@@ -119,6 +119,27 @@ def test_bad_choices(arguments, message, tmp_path):
     assert result.code == 2 and message in result.err and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("stage", "stand"),
+    [
+        ("sft", {"ACCELERATE_USE_FSDP": "true"}),
+        ("grpo", {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}),
+    ],
+)
+def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, monkeypatch):
+    import importlib
+
+    from r1nb.settings import InputError
+
+    module = importlib.import_module(f"r1nb.{stage}")
+    keys = {"use_peft": True, "model_name_or_path": "bundled"}
+    configuration, _ = module.configure({**keys, "dataset_name": str(recipe.parent / "traces.jsonl")})
+    for name, value in stand.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="use_peft.*ddp or zero2"):
+        module.check(*configuration)
+
+
 @pytest.mark.slow
 def test_bad_input_on_two_ranks_is_one_message(recipe, tmp_path):
     result = r1nb("sft", "--config", recipe, "--learning_rat", "1", "--num_processes", 2, "--run-dir", tmp_path / "run",
