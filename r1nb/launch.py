@@ -107,7 +107,7 @@ def execute_job(job: Job) -> int:
     from r1nb.engine import Terminated, import_papermill, run_notebook
     PapermillExecutionError = import_papermill().exceptions.PapermillExecutionError
     notebook = Path(job.notebook) if job.notebook else job_notebook(job.stage)
-    if world_size() > 1: join_ranks()
+    if world_size() > 1: join_ranks(job.stage not in SAMPLING)
     path, status, parameters = shared(lambda: prepare(job))
     run = Run(path)
     if status == 'completed':
@@ -153,19 +153,21 @@ def listeners(run: Run):
 
 
 # %% ../nbs/51_launch.ipynb #c75be97b
-def join_ranks() -> None:
-    "Meet the other ranks. After it, collectives work."
+def join_ranks(in_step: bool = True) -> None:
+    "Meet the other ranks. After it, collectives work; where the ranks are not `in_step`, one may wait for another as long as it takes."
+    from datetime import timedelta
     import torch
     from accelerate import PartialState
-    if torch.cuda.is_available(): PartialState()
+    patience = {} if in_step else {'timeout': timedelta(days=30)}
+    if torch.cuda.is_available(): PartialState(**patience)
     elif under_deepspeed():
         import deepspeed
         deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False     # a faster way between CPU processes, which takes minutes to compile
         os.environ['ACCELERATE_USE_CPU'] = 'false'                          # or accelerate forgets that it is DeepSpeed
-        PartialState(backend='gloo')
+        PartialState(backend='gloo', **patience)
     else:
         os.environ['ACCELERATE_USE_CPU'] = 'true'
-        PartialState(cpu=True, backend='gloo')
+        PartialState(cpu=True, backend='gloo', **patience)
 
 def leave_ranks() -> None:
     "Part from the other ranks, when all have come to their end: rank 0 holds the meeting, and who is still in it when rank 0 goes, dies."
@@ -407,7 +409,7 @@ def run_pipeline(pipeline: Pipeline, report: bool = True) -> int:
     spent, begin = {}, time.time()
     for i, (name, job) in enumerate(pipeline.jobs.items(), 1):
         stage_run = Run(job.run_dir)
-        if stage_run.status == 'completed' and not job.force and (changed := changed_inputs(stage_run)):
+        if not job.force and (changed := changed_inputs(stage_run)):
             print(f"\n{name}: {', '.join(changed)} has changed since it ran, so it runs anew")
             job.force = True
         done = stage_run.status == 'completed' and not job.force

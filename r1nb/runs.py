@@ -255,11 +255,15 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
         raise InputError(f"{run.path} was started with another configuration:\n  " + '\n  '.join(changed)
                          + "\nchoose another folder, or start it anew with --force")
     if run.status == 'completed': return run
+    marks = {k: {'path': str(v), 'sha256': fingerprint(v)} for k, v in (inputs or {}).items()}
+    for k, v in marks.items():
+        if (before := old.get('inputs', {}).get(k, v))['sha256'] != v['sha256'] and old.get('starts'):
+            raise InputError(f"{k}: {v['path']} has changed since {run.path} was started, and half of its work is from before; start it anew with --force")
     check_writable(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     write_text(run.path/'config.yaml', yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     run.update(stage=stage, name=run.path.name, status=old['status'] if run.status == 'running' else 'created', config=config, seed=seed, created=old.get('created', now()),
-               parents=[str(p) for p in parents or []], inputs={k: {'path': str(v), 'sha256': fingerprint(v)} for k, v in (inputs or {}).items()},
+               parents=[str(p) for p in parents or []], inputs=marks,
                git=git_revision(Path(__file__).parent if '__file__' in globals() else '.'), packages=package_versions(), hardware=hardware(),
                starts=old.get('starts', 0), **({'slurm': {**old.get('slurm', {}), 'job': batch_job()}} if batch_job() else {}))
     return run

@@ -250,7 +250,8 @@ _CALL = """
 if True:                                     # what follows the program: call its function, and print what it returns behind a mark
     import json as _json, sys as _sys
     _call = _json.loads(_sys.stdin.read())
-    _function = globals().get(_call['name']) or getattr(globals()['Solution'](), _call['name'])
+    _class = globals().get('Solution')
+    _function = getattr(_class(), _call['name']) if hasattr(_class, _call['name']) else globals()[_call['name']]
     _returned = _function(*_call['arguments'])
     print('\\n' + _call['mark'] + _json.dumps(_returned, default=lambda o: sorted(o) if isinstance(o, (set, frozenset)) else str(o)))
 """
@@ -261,6 +262,7 @@ class Case:
     stdin: str
     expected: object
     mark: str = ''                 # of a function call's result
+    wrapped: bool = False          # `expected` is a list whose only element is the result
 
     def passed(self, result: Result) -> bool:
         "Whether a run that ended as `result` passes."
@@ -268,7 +270,7 @@ class Case:
         if not self.mark: return same_output(self.expected, result.stdout)
         _, mark, returned = result.stdout.rpartition('\n' + self.mark)
         got = _value(returned) if mark else None
-        return bool(mark) and (got == self.expected or [got] == self.expected)
+        return bool(mark) and ([got] == self.expected or not self.wrapped and got == self.expected)
 
 def read_cases(info: dict | str) -> tuple[str, list[Case], str]:
     "`(language, cases, what to append to the program)` of a `verification_info`. Raises `InputError` where a part is missing or unknown."
@@ -282,7 +284,7 @@ def read_cases(info: dict | str) -> tuple[str, list[Case], str]:
         elif kind == 'function_call':
             if language != 'python' or not case.get('fn_name'): raise InputError(f"verification_info, test case {number}: a function_call needs 'fn_name' and the language python")
             arguments, mark, tail = _value(case['input']), f'r1nb-{secrets.token_hex(8)}:', _CALL
-            cases.append(Case(json.dumps({'name': case['fn_name'], 'arguments': arguments if isinstance(arguments, list) else [arguments], 'mark': mark}), _value(case['output']), mark))
+            cases.append(Case(json.dumps({'name': case['fn_name'], 'arguments': arguments if isinstance(arguments, list) else [arguments], 'mark': mark}), _value(case['output']), mark, bool(case.get('wrapped'))))
         else: raise InputError(f"verification_info, test case {number}: type '{kind}'; {did_you_mean(kind, ['stdin_stdout', 'function_call'])}")
     if len({bool(c.mark) for c in cases}) > 1: raise InputError("verification_info: test cases of both types for one program")
     return language, cases, tail

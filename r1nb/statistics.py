@@ -263,13 +263,16 @@ class Reproduction:
 def against_reported(verdicts, score: float, samples: int = 1, same_problems: bool = True) -> Reproduction:
     """Compare the mean of `verdicts`, shape (N, n), with a published `score` in [0, 1] on the same N problems (else: on as many others) that rests on `samples` samples of each.
 
-    The published score is taken as rounded to a tenth of a percent. Raises `InputError` for a score outside [0, 1] or less than one sample."""
+    The published score is taken as rounded to a tenth of a percent. With few samples and problems z is rough. Raises `InputError` for a score outside [0, 1] or less than one sample."""
     if not 0 <= score <= 1: raise InputError(f"score = {score}; valid: a share in [0, 1]")
     if samples < 1: raise InputError(f"samples = {samples}; valid: 1 or more")
     x = _table(verdicts)
     (N, n), mean = x.shape, float(x.mean())
     within = x.var(1, ddof=1) if n > 1 else np.full(N, mean * (1 - mean))
     v = float(within.sum()) / N**2
+    if not v:                                                # all samples of each problem alike: no spread was seen, which does not mean that there is none
+        p = (mean + score) / 2
+        v = p * (1 - p) / N
     noise = v / n + v / samples if same_problems else 2 * _interval(x.mean(1), 0.0, 1.0)[3]**2
     se = math.sqrt((noise if noise == noise else 0.0) + 0.001**2 / 12)
     return Reproduction(mean, score, se, (mean - score) / se)

@@ -45,7 +45,10 @@ def code_problem(number):
     }
     pairs = [("1 2", str(3 + number)), ("5 6", str(11 + number))]
     if number % 2:
-        row |= {"starter_code": "class Solution:\n    def add(self, a, b):\n", "metadata": '{"func_name": "add"}'}
+        row |= {
+            "starter_code": "class Solution:\n    def add(self, a: int, b: int) -> Optional[int]:\n",
+            "metadata": '{"func_name": "add"}',
+        }
         pairs = [(i.replace(" ", "\n"), o) for i, o in pairs]
     kind = "functional" if number % 2 else "stdin"
     return {**row, "public_test_cases": json.dumps([]), "private_test_cases": packed(pairs, kind)}
@@ -54,7 +57,7 @@ def code_problem(number):
 def program(number):
     body = f"return a + b + {number}"
     if number % 2:
-        return f"```python\nclass Solution:\n    def add(self, a, b):\n        {body}\n```"
+        return f"```python\nclass Solution:\n    def add(self, a: int, b: int) -> Optional[int]:\n        {body}\n```"
     return f"```python\na, b = map(int, input().split())\nprint(a + b + {number})\n```"
 
 
@@ -241,7 +244,7 @@ class Server:
     "An OpenAI-compatible server around a sampler; `down` makes it fail."
 
     def __init__(self, sampler):
-        self.down, self.served = False, 0
+        self.down, self.served, self.counts = False, 0, True
         own = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -267,7 +270,7 @@ class Server:
                     "message": {"role": "assistant", "content": c.text},
                     "finish_reason": c.finish_reason,
                 }
-                usage = {"completion_tokens": c.num_tokens, "prompt_tokens": 1, "total_tokens": 1}
+                usage = {"completion_tokens": c.num_tokens} if own.counts else None
                 self.answer(
                     200,
                     {
@@ -302,7 +305,7 @@ def servers(tiny_model):
 def test_servers_share_the_work_and_one_may_fail(servers, benchmarks, tmp_path):
     env = {"R1NB_BENCHMARKS": str(benchmarks)}
     good, bad = servers
-    bad.down = True
+    bad.down, good.counts = True, False
     command = (
         "evaluate",
         "--model",
@@ -383,8 +386,9 @@ def test_pass_at_1_does_not_move_with_the_number_of_samples():
 @pytest.mark.slow
 def test_lighteval_scores_the_same(tmp_path):
     "The real model, greedily, on real problems: the same texts and the same score through two programs."
-    problems = (Path(REAL) / "gsm8k_test.jsonl").read_text().splitlines()[:4]
-    (tmp_path / "gsm8k.jsonl").write_text("\n".join(problems))
+    problems = (Path(REAL) / "gsm8k_test.jsonl").read_text().splitlines()[:3]
+    easy = {"question": "Repeat exactly this: \\boxed{7}", "answer": "#### 7"}
+    (tmp_path / "gsm8k.jsonl").write_text("\n".join([*problems, json.dumps(easy)]))
     env = {"R1NB_BENCHMARKS": str(tmp_path)}
     command = (
         "evaluate",
@@ -435,6 +439,45 @@ def test_lighteval_scores_the_same(tmp_path):
     assert [theirs[k].strip() for k in texts] == [texts[k].strip() for k in texts]
     score = json.loads(next((tmp_path / "theirs/results").rglob("results_*.json")).read_text())["results"]["gsm8k|0"]
     assert score["avg@n"] == ours.correct.mean()
+
+
+@needs_lighteval
+def test_old_commands_of_lighteval_are_put_into_todays_words(tmp_path):
+    import yaml
+
+    from r1nb.lighteval import modernise
+    from r1nb.settings import InputError
+
+    arguments = "pretrained=a/b,dtype=float16,max_model_length=32768,gpu_memory_utilisation=0.8"
+    prompt = "Please reason step by step, and box it."
+    words = modernise(
+        [
+            "vllm",
+            arguments,
+            "custom|aime24|0|0",
+            "--custom-tasks",
+            "src/open_r1/evaluate.py",
+            "--use-chat-template",
+            f"--system-prompt={prompt}",
+            "--remove-reasoning-tags",
+            "--output-dir",
+            "out",
+        ],
+        tmp_path,
+    )
+    values = yaml.safe_load(Path(words[1]).read_text())["model_parameters"]
+    assert words[0] == "vllm" and words[2] == "aime24|0"
+    assert words[3:] == ["--custom-tasks", "r1nb.lighteval", "--remove-reasoning-tags", "--output-dir", "out"]
+    assert (values["model_name"], values["gpu_memory_utilization"], values["system_prompt"]) == ("a/b", 0.8, prompt)
+    assert values["generation_parameters"] == {"temperature": 0.6, "top_p": 0.95}
+    for bad, message in (
+        (["vllm", "aime24"], "give backend"),
+        (["vllm", arguments, "aime24,lcb"], "system prompts"),
+        (["vllm", "dtype=float16", "aime24"], "names no model"),
+        (["vllm", arguments, "aime23"], "no benchmark"),
+    ):
+        with pytest.raises(InputError, match=message):
+            modernise(bad, tmp_path)
 
 
 def test_make_evaluate_says_how_it_is_used():
