@@ -468,7 +468,11 @@ def test_old_commands_of_lighteval_are_put_into_todays_words(tmp_path):
     values = yaml.safe_load(Path(words[1]).read_text())["model_parameters"]
     assert words[0] == "vllm" and words[2] == "aime24|0"
     assert words[3:] == ["--custom-tasks", "r1nb.lighteval", "--remove-reasoning-tags", "--output-dir", "out"]
-    assert (values["model_name"], values["gpu_memory_utilization"], values["system_prompt"]) == ("a/b", 0.8, prompt)
+    assert (values["model_name"], float(values["gpu_memory_utilization"]), values["system_prompt"]) == (
+        "a/b",
+        0.8,
+        prompt,
+    )
     assert values["generation_parameters"] == {"temperature": 0.6, "top_p": 0.95}
     for bad, message in (
         (["vllm", "aime24"], "give backend"),
