@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +21,7 @@ import pytest
 from conftest import ROOT, r1nb, start, wait_for
 
 from r1nb.benchmarks import BENCHMARKS
-from r1nb.runs import append_jsonl, read_log
+from r1nb.runs import Run, append_jsonl, read_log
 
 REAL = os.environ.get("R1NB_BENCHMARKS")
 needs_data = pytest.mark.skipif(not REAL, reason="needs R1NB_BENCHMARKS, the folder with benchmarks")
@@ -205,7 +204,7 @@ def test_a_killed_evaluation_goes_on_without_loss_or_repetition(benchmarks, tiny
         wait_for(lambda least=least: file.exists() and file.read_bytes().count(b"\n") >= least, "samples", process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(1)  # the job's process ends with its parent
+        wait_for(lambda: Run(tmp_path / "run").status != "running", "the end of the job's process")
     done = r1nb(*command, cwd=tmp_path, runs=tmp_path, **env)
     assert done.code == 0, done.err[-3000:]
     keys = [(r["problem_id"], r["sample"]) for r in read_log(file)]
