@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['MATH_SYSTEM_PROMPT', 'BENCHMARKS', 'CHOICE_PROMPT', 'PRELUDE', 'PROGRAM_LIMITS', 'Benchmark', 'find_benchmark',
-           'choice_row', 'read_tests', 'code_row', 'contents_of', 'read_benchmark', 'extract_choice', 'extract_program',
-           'judge', 'reported']
+           'choice_row', 'read_tests', 'code_row', 'contents_of', 'benchmark_row', 'read_benchmark', 'extract_choice',
+           'extract_program', 'judge', 'reported']
 
 # %% ../nbs/38_benchmarks.ipynb #1c55c8a0
 import base64, hashlib, io, json, pickle, random, re, zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from .answers import as_choice, extract_answer, verify_answers
-from .problems import COLUMNS, final_answer, normalise, problem_id, read_rows, to_messages
+from .answers import after_thought, as_choice, extract_answer, verify_answers
+from .problems import normalise, problem_id, read_rows
 from .sandbox import Limits, score_programs
 from .settings import InputError, did_you_mean, settings
 
@@ -141,22 +142,29 @@ def _hub_rows(b: Benchmark):
         raise InputError(f"{b.name}: {b.hub} (revision {b.revision[:8]}) could not be loaded from the Hub ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}); "
                          f"put {' or '.join(f + '.jsonl' for f in b.files)} into a folder and name it in R1NB_BENCHMARKS") from None
 
+def benchmark_row(b: Benchmark, row: dict, number: int = 1, where: str | None = None) -> dict:
+    "The `number`-th raw `row` of `b` as a problem."
+    return {'math': normalise, 'choice': choice_row, 'code': code_row}[b.kind](row, number, where or b.hub)
+
+@lru_cache(8)
+def _problems(b: Benchmark, file: Path | None, changed: int | None) -> tuple[dict, ...]:
+    "The distinct problems of `b`, in `file` (as it was at time `changed`) or on the Hub; kept, because a job looks at them before it runs and LiveCodeBench's tests are large."
+    rows = [benchmark_row(b, row, number, file and file.name) for number, row in enumerate(read_rows(file) if file else _hub_rows(b), 1)]
+    return tuple({r['problem_id']: r for r in rows}.values())
+
 def read_benchmark(b: Benchmark) -> tuple[list[dict], list[str]]:
-    "`(rows with the columns COLUMNS, notes)` of a benchmark. A note says why scores would not be comparable with published ones."
+    "`(rows with the columns of a problem, notes)` of a benchmark. A note says why scores would not be comparable with published ones."
     folder = settings().benchmarks
     file = next((f for name in b.files if folder and (f := Path(folder)/f'{name}.jsonl').is_file()), None)
-    make = {'math': normalise, 'choice': choice_row, 'code': code_row}[b.kind]
-    rows = [make(row, number, file.name if file else b.hub) for number, row in enumerate(read_rows(file) if file else _hub_rows(b), 1)]
-    rows = list({r['problem_id']: r for r in rows}.values())
-    notes = [f'{len(rows)} problems, not the {b.size} of {b.title}'] if len(rows) != b.size else []
-    if b.contents and not notes and contents_of(rows) != b.contents: notes.append(f'problems or answers differ from those of {b.title} (contents {contents_of(rows)}, not {b.contents})')
-    return rows, notes
+    rows = list(_problems(b, file, file and file.stat().st_mtime_ns))
+    if len(rows) != b.size: return rows, [f'{len(rows)} problems, not the {b.size} of {b.title}']
+    if b.contents and (found := contents_of(rows)) != b.contents: return rows, [f'problems or answers differ from those of {b.title} (contents {found}, not {b.contents})']
+    return rows, []
 
 # %% ../nbs/38_benchmarks.ipynb #36b980b9
 def extract_choice(text: str) -> str | None:
     "The letter that a completion ends with: after the last `Answer:`, else in the last box; only after its thinking. `None` without one."
-    text = (text or '').rpartition('</think>')[2]
-    if '<think>' in text: return None
+    text = after_thought(text)
     found = re.findall(r'(?i:answer)[*_\s]*:[*_\s$({\[`"\\]*(?:(?:boxed|text(?:bf)?|math(?:rm|bf))\{)*\(?([A-D])(?![A-Za-z])', text)
     boxed = extract_answer(text)
     return found[-1] if found else (as_choice(boxed) if boxed else None)
@@ -170,9 +178,7 @@ PROGRAM_LIMITS = Limits(wall_seconds=12, cpu_seconds=6, memory_mib=1024)
 
 def extract_program(text: str) -> str | None:
     "The last block between triple backticks in a completion, of whatever language; only after its thinking."
-    text = (text or '').rpartition('</think>')[2]
-    if '<think>' in text: return None
-    found = re.findall(r'```[^\n`]*\n(.*?)```', text, re.S)
+    found = re.findall(r'```[^\n`]*\n(.*?)```', after_thought(text), re.S)
     return found[-1] if found and found[-1].strip() else None
 
 def judge(kind: str, completions: list[str], rows: list[dict], parallel: int = 2) -> tuple[list[str | None], list[bool]]:

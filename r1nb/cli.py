@@ -81,8 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--slurm', action='store_true', help="the batch script's log")
     p = commands.add_parser('cancel', help='stop a run, here or in the queue of Slurm; it can go on later', allow_abbrev=False)
     p.add_argument('run', help='a run folder, or the end of its path (quickstart/sft)')
-    p = commands.add_parser('lighteval', help='the same benchmarks through lighteval', allow_abbrev=False, add_help=False)
-    p.add_argument('rest', nargs=argparse.REMAINDER)
+    commands.add_parser('lighteval', help='the same benchmarks through lighteval')               # listed here; its words are lighteval's, see main
     commands.add_parser('doctor', help='what works on this machine, and what to do about what does not', allow_abbrev=False)
     return parser
 

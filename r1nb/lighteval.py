@@ -6,13 +6,12 @@
 __all__ = ['prompt_function', 'average_verdict', 'tasks_table', 'repair', 'repair_vllm', 'model_arguments', 'modernise', 'main']
 
 # %% ../nbs/41_lighteval.ipynb #28c06fca
-import json, os, sys, tempfile
+import sys, tempfile
 from functools import cache
 from pathlib import Path
 
-from .benchmarks import BENCHMARKS, Benchmark, choice_row, code_row, find_benchmark, judge, read_benchmark
+from .benchmarks import BENCHMARKS, Benchmark, benchmark_row, find_benchmark, judge, read_benchmark
 from .models import BUNDLED, resolve_model
-from .problems import normalise
 from .sampling import has_vllm
 from .settings import InputError
 
@@ -22,7 +21,7 @@ def prompt_function(b: Benchmark):
     def prompt(line: dict, task_name: str | None = None):
         from lighteval.tasks.requests import Doc
         line = {k: v for k, v in line.items() if not k.startswith('__')}
-        row = line if 'problem_id' in line else {'math': normalise, 'choice': choice_row, 'code': code_row}[b.kind](line, 1, b.hub)
+        row = line if 'problem_id' in line else benchmark_row(b, line)
         return Doc(task_name=task_name, query=row['problem'], choices=[row['answer']], gold_index=0, specific={k: row[k] for k in ('problem_id', 'answer', 'verification')})
     return prompt
 
@@ -138,25 +137,25 @@ def model_arguments(text: str, system_prompt: str | None, tasks: list[Benchmark]
 def modernise(arguments: list[str], folder: str | Path) -> list[str]:
     "lighteval's arguments today for `arguments` in any spelling: backend, model arguments, tasks, options. The model's go into a file in `folder`."
     import yaml
-    words, options, system = [], [], None
+    words, options, system, custom = [], [], None, 'r1nb.lighteval'
     rest = iter(arguments)
     for a in rest:
         name, given, value = a.partition('=')
         if name == '--use-chat-template': continue                                       # the default now
         if name == '--system-prompt': system = value if given else next(rest)
+        elif name == '--custom-tasks': custom = value if given else next(rest)
         elif a.startswith('--'): options += [a] if given or a in _FLAGS or a.startswith('--no-') else [a, *([v] if (v := next(rest, None)) is not None else [])]
         else: words.append(a)
     if len(words) != 3 or words[0] not in ('accelerate', 'vllm'): raise InputError("lighteval: give backend (accelerate or vllm), model arguments and tasks, e.g. r1nb lighteval vllm model_name=owner/name,max_model_length=32768 aime24")
     backend, text, names = words
-    tasks = [(find_benchmark(n.split('@')[0] if '@' in n else n), n.partition('@')[2].split('|')[0]) for n in names.split(',')]
+    tasks = [(find_benchmark(n.split('@')[0]), n.partition('@')[2].split('|')[0]) for n in names.split(',')]
     values, limit = model_arguments(text, system, [b for b, _ in tasks], backend)
     if limit:
         for config in tasks_table(): config.generation_size = int(limit)
-    if not any(o.split('=')[0] == '--custom-tasks' for o in options): options += ['--custom-tasks', 'r1nb.lighteval']
-    else: options = ['r1nb.lighteval' if o.endswith('evaluate.py') else o.replace('src/open_r1/evaluate.py', 'r1nb.lighteval') for o in options]
+    if custom.endswith('evaluate.py'): custom = 'r1nb.lighteval'                         # Open-R1's file
     file = Path(folder)/'model.yaml'
     file.write_text(yaml.safe_dump({'model_parameters': values}, allow_unicode=True), encoding='utf-8')
-    return [backend, str(file), ','.join(b.name + (f'@{p}' if p else '') + '|0' for b, p in tasks), *options]
+    return [backend, str(file), ','.join(b.name + (f'@{p}' if p else '') + '|0' for b, p in tasks), '--custom-tasks', custom, *options]
 
 def main(arguments: list[str] | None = None) -> int:
     "`r1nb lighteval`: lighteval's command line, repaired."
@@ -170,4 +169,5 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         words = modernise(arguments, folder)
         repair(words[0])
-        return program.app(words, standalone_mode=False) and 0 or 0
+        program.app(words, standalone_mode=False)
+    return 0

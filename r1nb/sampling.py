@@ -338,9 +338,11 @@ def read_samples(path: str | Path) -> dict:
     "The samples on disk, `(problem_id, sample)` -> row."
     return {(r['problem_id'], r['sample']): r for file in sample_files(path) for r in read_log(file)}
 
-def drawn_in_batches(sampler, batches: list, wanted: set, cfg: SamplingConfig) -> Iterator[list[dict]]:
-    "Yield the rows of each of the numbered `batches`, those in `wanted` only."
-    for number, batch in batches:
+def drawn_in_batches(sampler, prompts: list, wanted: set, cfg: SamplingConfig) -> Iterator[list[dict]]:
+    "Yield the rows of each batch of `prompts` in which some are `wanted`, those only."
+    size = max(1, cfg.batch_size // cfg.num_generations)
+    for number, batch in enumerate(prompts[i:i + size] for i in range(0, len(prompts), size)):
+        if not any((id, k) in wanted for id, _ in batch for k in range(cfg.num_generations)): continue
         drawn = sampler([m for _, m in batch], cfg.num_generations, seed=cfg.seed * 1_000_003 + number)
         yield [{'problem_id': id, 'sample': k, **asdict(c)} for (id, _), cs in zip(batch, drawn) for k, c in enumerate(cs) if (id, k) in wanted]
 
@@ -373,9 +375,8 @@ def stream_samples(make: Callable[[], Callable], prompts: list[tuple[str, list[d
         report([rows[k] for k in keys if k in early])
     with tqdm(total=len(keys), initial=len(keys) - len(wanted), desc=label or 'sampling', unit=' samples', mininterval=2, smoothing=0.1, disable=rank() > 0) as bar:
         if wanted:
-            sampler, size = make(), max(1, cfg.batch_size // n)
-            batches = [b for b in enumerate(mine[i:i + size] for i in range(0, len(mine), size)) if any((id, k) in wanted for id, _ in b[1] for k in range(n))]
-            for new in drawn_one_by_one(sampler, mine, wanted, cfg) if hasattr(sampler, 'stream') else drawn_in_batches(sampler, batches, wanted, cfg):
+            sampler = make()
+            for new in (drawn_one_by_one if hasattr(sampler, 'stream') else drawn_in_batches)(sampler, mine, wanted, cfg):
                 append_jsonl(file, new)
                 rows.update(((r['problem_id'], r['sample']), r) for r in new)
                 bar.update(len(new)); look()
@@ -383,6 +384,6 @@ def stream_samples(make: Callable[[], Callable], prompts: list[tuple[str, list[d
     if rank(): return [rows[k] for k in keys]
     everything = [(id, k) for id, _ in prompts for k in range(n)]
     while any(k not in rows for k in everything):
-        time.sleep(1)
-        rows = read_samples(path)
+        begin, rows = time.monotonic(), read_samples(path)
+        time.sleep(1 + 10 * (time.monotonic() - begin))                        # reading what is there stays a tenth of the time
     return [rows[k] for k in everything]
