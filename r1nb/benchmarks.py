@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MATH_SYSTEM_PROMPT', 'BENCHMARKS', 'CHOICE_PROMPT', 'PRELUDE', 'PROGRAM_LIMITS', 'Benchmark', 'find_benchmark',
            'choice_row', 'read_tests', 'code_row', 'contents_of', 'benchmark_row', 'read_benchmark', 'extract_choice',
-           'extract_program', 'judge', 'reported']
+           'extract_program', 'judge', 'gym_score', 'verify_completions', 'reported']
 
 # %% ../nbs/08_benchmarks.ipynb #1c55c8a0
 import base64, hashlib, io, json, pickle, random, re, zlib
@@ -199,6 +199,30 @@ def judge(kind: str, completions: list[str], rows: list[dict], parallel: int = 2
         bad = rows[verdicts.index(None)]
         raise InputError(f"problem {bad['problem_id']}: the reference answer {bad['answer']!r} cannot be parsed")
     return [extract_answer(c) for c in completions], verdicts
+
+# %% ../nbs/08_benchmarks.ipynb #d8d41377
+@lru_cache
+def _gym_scorer(task: str):
+    from reasoning_gym import get_score_answer_fn
+    return get_score_answer_fn(task)
+
+def gym_score(text: str, verification) -> float | None:
+    "The score (0.0 to 1.0) of the answer in `text` by the reasoning_gym task in `verification` (a mapping or its JSON), or `None` if there is none."
+    entry = json.loads(verification) if isinstance(verification, str) else verification or {}
+    return float(_gym_scorer(entry['reasoning_gym'])(extract_answer(text), entry)) if entry.get('reasoning_gym') else None
+
+def verify_completions(completions: list[str], rows: list[dict], parallel: int = 2) -> list[bool | None]:
+    """Whether each completion solves its problem in `rows` (with `answer` and `verification`, see problems). `None` where the reference cannot be parsed.
+
+    A reasoning_gym problem is solved with the full score; a program has to pass all tests."""
+    kinds = [json.loads(r['verification']) if r.get('verification') else {} for r in rows]
+    verdicts = [None if (score := gym_score(c, k)) is None else score == 1.0 for c, k in zip(completions, kinds, strict=True)]
+    code = [i for i, k in enumerate(kinds) if k.get('verification_info')]
+    plain = [i for i, k in enumerate(kinds) if not k.get('verification_info') and not k.get('reasoning_gym')]
+    of_code = judge('code', [completions[i] for i in code], [rows[i] for i in code], parallel)[1] if code else []
+    for i, v in zip(code, of_code): verdicts[i] = v
+    for i, v in zip(plain, verify_answers([completions[i] for i in plain], [rows[i]['answer'] for i in plain])): verdicts[i] = v
+    return verdicts
 
 # %% ../nbs/08_benchmarks.ipynb #3cd05bb0
 def reported(model: str | None = None, benchmark: str | None = None):

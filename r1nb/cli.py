@@ -170,6 +170,9 @@ def _keys(stage: str, word: str) -> int:
         for f in dataclasses.fields(cls):
             if not f.init or word not in f.name: continue
             print(f"--{f.name}  ({default_of(f)!r})\n      {' '.join(str(f.metadata.get('help', '')).split())}")
+    if stage == 'curate' and word in 'steps':
+        from r1nb.curate import STEPS
+        for name, s in STEPS.items(): print(f"step {name}: {s.look.__doc__}")
     return 0
 
 # %% ../nbs/70_cli.ipynb #cccefbb6

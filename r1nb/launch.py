@@ -40,7 +40,8 @@ def stage_module(stage: str):
 # %% ../nbs/51_launch.ipynb #265b0c56
 def local_inputs(written: dict) -> dict[str, str]:
     "Key → path for those values of a configuration that name local files or folders; of a run folder, its model."
-    named = {k: written[k] for k in ('dataset_name', 'model_name_or_path') if isinstance(written.get(k), str)}
+    named = {k: written[k] for k in ('dataset_name', 'model_name_or_path', 'pass_rates') if isinstance(written.get(k), str)}
+    if isinstance(several := written.get('dataset_name'), list): named |= {'dataset_name' if len(several) == 1 else f'dataset_name.{i}': v for i, v in enumerate(several)}
     named |= {f'models.{k}': v for k, v in (written.get('models') or {}).items()}
     model_of = {k: Path(v)/'model' for k, v in named.items() if (Path(v)/'manifest.json').exists() and (Path(v)/'model').is_dir()}
     return {k: str(model_of.get(k, v)) for k, v in named.items() if Path(v).exists()}
@@ -377,7 +378,7 @@ def check_pipeline(pipeline: Pipeline) -> None:
         if run.status == 'completed' and not job.force: continue
         known = stand_in(written, pipeline.path)
         try:
-            if known.get('dataset_name') != EARLIER: module.check(*module.configure(known)[0])
+            if EARLIER not in (known['dataset_name'] if isinstance(known.get('dataset_name'), list) else [known.get('dataset_name')]): module.check(*module.configure(known)[0])
             elif 'model_name_or_path' in known: resolve_model(known['model_name_or_path'])
         except InputError as e: raise InputError(f"stage '{name}': {e}") from None
 

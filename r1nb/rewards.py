@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 
 from .answers import extract_answer, verify_answers
+from .benchmarks import gym_score
 from .problems import to_messages
 from .sandbox import in_parallel, score_codeforces, score_ioi, score_programs
 from .settings import InputError, did_you_mean
@@ -188,17 +189,10 @@ def soft_overlong_punishment_reward(completions: list | None = None, completion_
     return [0.0 if len(ids) <= edge else (edge - len(ids)) / soft_punish_cache if len(ids) <= max_completion_len else -1.0 for ids in completion_ids]
 
 # %% ../nbs/30_rewards.ipynb #1c323c0b
-def _gym_score(text: str, verification) -> float | None:
-    "The score of the answer in `text` by the reasoning_gym task in `verification`, or `None` if there is none."
-    entry = json.loads(verification) if isinstance(verification, str) else verification or {}
-    if not entry.get('reasoning_gym'): return None
-    from reasoning_gym import get_score_answer_fn
-    return float(get_score_answer_fn(entry['reasoning_gym'])(extract_answer(text), entry))
-
 @register_reward('reasoning_gym')
 def reasoning_gym_reward(completions: list, verification: list, prompts: list | None = None, **kwargs) -> list[float | None]:
     "reasoning_gym's own score of the marked answer, 0.0 to 1.0; `None` for a problem from elsewhere."
-    return [_gym_score(t, v) for t, v in zip(completion_texts(completions, prompts), verification, strict=True)]
+    return [gym_score(t, v) for t, v in zip(completion_texts(completions, prompts), verification, strict=True)]
 
 # %% ../nbs/30_rewards.ipynb #0ffd2b98
 def extract_code(text: str, language: str = 'python') -> str:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from r1nb.answers import AnswerPool, verify_answers
-from r1nb.problems import read_jsonl
+from r1nb.problems import read_rows
 
 
 def rewritten(answer: str, rng: random.Random) -> str:
@@ -131,7 +131,7 @@ def main() -> None:
     if args.hostile:
         return run_hostile(args.hostile, args.seed)
     folder = os.environ.get("R1NB_BENCHMARKS") or parser.error("set R1NB_BENCHMARKS to a folder with math500.jsonl")
-    rows = read_jsonl(Path(folder) / "math500.jsonl")[: args.limit]
+    rows = read_rows(Path(folder) / "math500.jsonl")[: args.limit]
     texts, golds = completions(rows, random.Random(args.seed))
     seconds, verdicts = {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []}, {}
     with AnswerPool(1) as one, AnswerPool(2) as two:
