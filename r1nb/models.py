@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUNDLED', 'BUNDLED_NAME', 'CHATML', 'PAD_CANDIDATES', 'bundled_gguf', 'bundled_model', 'resolve_model', 'end_of_turn',
-           'align_tokens', 'native_dtype', 'ModelChoice', 'load_tokenizer', 'load_model', 'on_this_gpu', 'unsharded',
-           'tiny_model', 'save_model']
+           'align_tokens', 'native_dtype', 'ModelChoice', 'load_tokenizer', 'load_model', 'open_think', 'prefilled',
+           'restore_think', 'on_this_gpu', 'unsharded', 'tiny_model', 'save_model']
 
 # %% ../nbs/03_models.ipynb #5b7687f6
 import importlib.util, os, re, warnings
@@ -161,6 +161,21 @@ def load_model(choice: ModelChoice, tokenizer=None):
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight.requires_grad_(False)
     return model if 'LOCAL_RANK' in os.environ else on_this_gpu(model)      # as a rank: where it goes is for the trainer to say
 
+
+# %% ../nbs/03_models.ipynb #6bc3118f
+def open_think(prompt: str) -> str:
+    r"The `<think>` (with the white space after it) that a rendered prompt ends with, or `''`."
+    m = re.search(r'<think>\s*$', prompt or '')
+    return m[0] if m else ''
+
+def prefilled(tokenizer) -> str:
+    "The `<think>` that the chat template of `tokenizer` opens for the model, or '': a format reward must not ask for it again, and without it a thought that was cut off could pass for an answer."
+    return open_think(tokenizer.apply_chat_template([{'role': 'user', 'content': '?'}], add_generation_prompt=True, tokenize=False))
+
+def restore_think(text: str, opened: str = '') -> str:
+    "`text` with the `<think>` that its prompt ended with (`opened`), or that a server's template must have opened: a thought that ends has begun."
+    if text.lstrip().startswith('<think>'): return text
+    return (opened or ('<think>\n' if '</think>' in text and '<think>' not in text else '')) + text
 
 # %% ../nbs/03_models.ipynb #b0416757
 def on_this_gpu(model):

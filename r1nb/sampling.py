@@ -40,12 +40,13 @@ class SamplingConfig:
     served_model: str | None = field(default=None, metadata={'help': 'Name of the model at the servers; default: model_name_or_path'})
     replay: str | None = field(default=None, metadata={'help': 'Completions that are taken instead of drawn: a file of samples, or the folder of a run that has one'})
     timeout: float | None = field(default=None, metadata={'help': 'Seconds that a server may take for a completion; default: 900, and more where max_new_tokens at 5 a second take longer'})
+    client_replicas: int = field(default=1, metadata={'help': 'Multiplies the requests that are open at once at each server'})
     retries: int = field(default=5, metadata={'help': 'How often a request that failed is sent again, to whatever server answers'})
 
     def __post_init__(self):
         backends = ('auto', 'transformers', 'vllm', 'server', 'replay')
         if self.backend not in backends: raise InputError(f"backend: '{self.backend}'; {did_you_mean(self.backend, backends)}")
-        for name in ('num_generations', 'max_new_tokens', 'batch_size'):
+        for name in ('num_generations', 'max_new_tokens', 'batch_size', 'client_replicas'):
             if getattr(self, name) < 1: raise InputError(f"{name}: {getattr(self, name)} is not positive")
         if self.temperature < 0: raise InputError(f"temperature: {self.temperature} is negative")
         if self.base_url and self.backend == 'auto': self.backend = 'server'
@@ -282,7 +283,7 @@ class ServerSampler:
 
     def stream(self, requests: list[tuple]) -> Iterator[tuple]:
         "Yield `(key, completion)` for `requests` of `(key, messages, seed)`, each as it ends; an exception stands in for one that failed."
-        todo, done, waiting, room = SimpleQueue(), SimpleQueue(), iter(requests), self.cfg.batch_size * len(self.servers.urls)
+        todo, done, waiting, room = SimpleQueue(), SimpleQueue(), iter(requests), self.cfg.batch_size * self.cfg.client_replicas * len(self.servers.urls)
         def work():
             while (request := todo.get()) is not None: done.put((request[0], self._draw(*request[1:])))
         def feed(n): return sum(1 for request in itertools.islice(waiting, n) if todo.put(request) is None)
@@ -351,7 +352,9 @@ def drawn_one_by_one(sampler, prompts: list, wanted: set, cfg: SamplingConfig) -
     failed = []
     requests = [((id, k), m, request_seed(cfg.seed, id, k)) for id, m in prompts for k in range(cfg.num_generations) if (id, k) in wanted]
     for (id, k), c in sampler.stream(requests):
-        if isinstance(c, Exception): failed.append(c)
+        if isinstance(c, Exception):
+            failed.append(c)
+            yield []
         else: yield [{'problem_id': id, 'sample': k, **asdict(c)}]
     if failed: raise SamplesMissing(f"{len(failed)} of {len(requests)} samples failed, the last with {type(failed[-1]).__name__}: {failed[-1]}; the same command draws them again")
 
@@ -376,9 +379,12 @@ def stream_samples(make: Callable[[], Callable], prompts: list[tuple[str, list[d
     with tqdm(total=len(keys), initial=len(keys) - len(wanted), desc=label or 'sampling', unit=' samples', mininterval=2, smoothing=0.1, disable=rank() > 0) as bar:
         if wanted:
             sampler = make()
+            begin, tokens, failed = time.monotonic(), 0, 0
             for new in (drawn_one_by_one if hasattr(sampler, 'stream') else drawn_in_batches)(sampler, mine, wanted, cfg):
-                append_jsonl(file, new)
+                if new: append_jsonl(file, new)
                 rows.update(((r['problem_id'], r['sample']), r) for r in new)
+                tokens, failed = tokens + sum(r['num_tokens'] for r in new), failed + (not new)
+                bar.set_postfix_str(f"{tokens / max(time.monotonic() - begin, 1e-9):,.0f} tok/s" + (f', {failed} failed' if failed else ''), refresh=False)
                 bar.update(len(new)); look()
     look()
     if rank(): return [rows[k] for k in keys]
