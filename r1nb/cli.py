@@ -82,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     p = commands.add_parser('cancel', help='stop a run, here or in the queue of Slurm; it can go on later', allow_abbrev=False)
     p.add_argument('run', help='a run folder, or the end of its path (quickstart/sft)')
     commands.add_parser('lighteval', help='the same benchmarks through lighteval')               # listed here; its words are lighteval's, see main
+    commands.add_parser('distilabel', help='run a script that uses distilabel, repaired for this vLLM')
     commands.add_parser('doctor', help='what works on this machine, and what to do about what does not', allow_abbrev=False)
     return parser
 
@@ -359,12 +360,17 @@ def _lighteval(args, rest) -> int:
     from r1nb.lighteval import main
     return main(rest)
 
+def _distilabel(args, rest) -> int:
+    from r1nb.distilabel import main
+    return main(rest)
+
 def main(arguments: list[str] | None = None) -> int:
     "The `r1nb` command; returns the exit code (see launch: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated)."
     from r1nb.launch import guarded
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    args, rest = parser.parse_known_args(arguments) if arguments[:1] != ['lighteval'] else (argparse.Namespace(command='lighteval', version=False), arguments[1:])
+    others = arguments[:1] in (['lighteval'], ['distilabel'])                                       # their words are not ours
+    args, rest = (argparse.Namespace(command=arguments[0], version=False), arguments[1:]) if others else parser.parse_known_args(arguments)
     if args.version:
         from r1nb import __version__
         print(__version__)
@@ -372,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
-    commands = {'pipeline': _pipeline, 'run': _run, 'runs': _runs, 'show': _show, 'logs': _logs, 'cancel': _cancel, 'doctor': _doctor, 'lighteval': _lighteval, **dict.fromkeys(STAGES, _stage)}
+    commands = {'pipeline': _pipeline, 'run': _run, 'runs': _runs, 'show': _show, 'logs': _logs, 'cancel': _cancel, 'doctor': _doctor, 'lighteval': _lighteval, 'distilabel': _distilabel, **dict.fromkeys(STAGES, _stage)}
     if args.command in ('show', 'doctor', 'logs', 'cancel') and rest: parser.error(f'unknown option {rest[0]}')
     try:
         code = guarded(lambda: commands[args.command](args, rest), getattr(args, 'debug', False))

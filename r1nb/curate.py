@@ -23,6 +23,7 @@ from .benchmarks import find_benchmark, read_benchmark, verify_completions
 from .models import ModelChoice, load_tokenizer, resolve_model
 from .overlap import NgramIndex, near_duplicates, signatures
 from .problems import COLUMNS, iter_rows, normalise, split_of
+from .publish import PublishConfig, check_publish, publish
 from .recipes import load_config
 from .runs import Run, append_jsonl, atomic_path, read_log, write_text
 from .settings import InputError, did_you_mean
@@ -361,16 +362,17 @@ def funnel(corpus: Corpus, cfg: CurateConfig, folder: str | Path):
     return alive, pd.DataFrame(counts, columns=['step', 'kept', 'removed']), reasons
 
 # %% ../nbs/14_curate.ipynb #9ecc2c2d
-CLASSES = (CurateConfig,)
+CLASSES = (CurateConfig, PublishConfig)
 
 def configure(config=None, overrides=None):
-    "`((curate,), written)` from a recipe and overrides."
-    return load_config(CLASSES, config, overrides)
+    "`((curate, publishing), written)` from a recipe and overrides."
+    return load_config(CLASSES, config, overrides, {'hf_output_dataset': 'hub_dataset'})
 
-def check(cfg: CurateConfig) -> None:
+def check(cfg: CurateConfig, publishing: PublishConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     if not cfg.dataset_name: raise InputError("dataset_name: which traces? Name a generate run's dataset folder, a file or a Hub id")
     resolve_model(cfg.model_name_or_path)
+    check_publish(publishing)
     for name in cfg.dataset_name: next(source_traces(name, cfg))
     if 'decontaminate' in cfg.steps: ngram_index(tuple(cfg.benchmarks), cfg.ngram_size)
     if 'pass_rate' in cfg.steps and cfg.pass_rates: read_pass_rates(cfg.pass_rates)
@@ -383,7 +385,7 @@ def write_split(corpus: Corpus, alive: np.ndarray, cfg: CurateConfig, folder: Pa
             if len(part): yield part
     return {name: Corpus.write(side(name), folder/f'{name}.parquet').size for name in (['train', 'heldout'] if cfg.heldout_fraction else ['train'])}
 
-def run_curate(run: Run, cfg: CurateConfig) -> dict:
+def run_curate(run: Run, cfg: CurateConfig, publishing: PublishConfig = PublishConfig()) -> dict:
     "Filter the traces of `cfg.dataset_name` into `run/'dataset'/'train.parquet'`. Returns the summary; the funnel is in `results/funnel.json`, samples of what was removed in `results/removed.jsonl`."
     work, results = run/'work', run/'results'
     corpus = Corpus(work/'corpus.parquet') if (work/'corpus.parquet').exists() else Corpus.write(frames(cfg), work/'corpus.parquet')
@@ -401,5 +403,7 @@ def run_curate(run: Run, cfg: CurateConfig) -> dict:
     sizes = write_split(corpus, alive, cfg, run/'dataset')
     tables = [t for _, t in corpus.batches(('problem_id', 'num_tokens'), alive)]
     shutil.rmtree(work)
-    return {'traces': int(counts.kept[0]), 'kept': int(alive.sum()), **({'heldout': sizes['heldout']} if 'heldout' in sizes else {}), 'problems': len(set().union(*(t.problem_id for t in tables))),
+    summary = {'traces': int(counts.kept[0]), 'kept': int(alive.sum()), **({'heldout': sizes['heldout']} if 'heldout' in sizes else {}), 'problems': len(set().union(*(t.problem_id for t in tables))),
             'tokens': int(sum(t.num_tokens.sum() for t in tables)), **{f'removed_{r.step}': int(r.removed) for r in counts.itertuples() if r.step != 'traces'}}
+    if where := publish(run, {name: run/'dataset'/f'{name}.parquet' for name in sizes}, publishing, summary): summary['published'] = where
+    return summary
