@@ -7,7 +7,7 @@ __all__ = ['TRACE', 'NAMES', 'STEPS', 'SCRIPTS', 'SIGNED', 'CLASSES', 'CurateCon
            'problem_hash', 'Corpus', 'Step', 'as_rows', 'step', 'finished', 'format', 'correct', 'length', 'language',
            'repetition', 'benchmark_problems', 'ngram_index', 'decontaminate', 'read_pass_rates', 'pass_rate',
            'distinct', 'per_problem', 'distinct_problems', 'distinct_traces', 'look_at', 'funnel', 'configure', 'check',
-           'write_split', 'run_curate']
+           'write_split', 'run_curate', 'arrow_batches', 'decontaminate_batches']
 
 # %% ../nbs/14_curate.ipynb #a4dca56d
 import json, shutil
@@ -22,7 +22,7 @@ import numpy as np
 from .benchmarks import find_benchmark, read_benchmark, verify_completions
 from .models import ModelChoice, load_tokenizer, resolve_model
 from .overlap import NgramIndex, near_duplicates, signatures
-from .problems import COLUMNS, iter_rows, normalise, split_of
+from .problems import COLUMNS, data_file, iter_rows, normalise, split_of
 from .publish import PublishConfig, check_publish, publish
 from .recipes import load_config
 from .runs import Run, append_jsonl, atomic_path, read_log, write_text
@@ -50,7 +50,7 @@ class CurateConfig:
                                   metadata={'help': 'decontaminate: benchmarks, or .jsonl/.parquet files of problems, that must not be trained on'})
     ngram_size: int = field(default=8, metadata={'help': 'decontaminate: words in a row that must not be shared'})
     min_coverage: float = field(default=0.0, metadata={'help': "decontaminate: keep a row whose match is a smaller share of the test problem's words; 0 keeps none, as Open-R1"})
-    pass_rates: str | None = field(default=None, metadata={'help': "pass_rate: a file with the columns problem_id and pass_rate (or one row a sample, with correct), or the folder of scripts/pass_rate.py; default: the traces' own column pass_rate"})
+    pass_rates: str | None = field(default=None, metadata={'help': "pass_rate: a file with the columns problem_id and pass_rate (or one row a sample, with correct), or the folder of a run of scripts/pass_rate.py; default: the traces' own column pass_rate"})
     min_pass_rate: float = field(default=0.1, metadata={'help': 'pass_rate: smallest rate that is kept'})
     max_pass_rate: float = field(default=0.9, metadata={'help': 'pass_rate: largest rate that is kept'})
     traces_per_problem: int = field(default=1, metadata={'help': 'per_problem: how many traces of a problem are kept'})
@@ -251,7 +251,7 @@ def decontaminate(table, cfg):
 def read_pass_rates(path: str) -> dict[str, float]:
     "`problem_id` -> pass rate, from a file with `pass_rate`, or with one row a sample and `correct`, or a folder with pass_rates.parquet."
     import pandas as pd
-    file = Path(path)/'pass_rates.parquet' if Path(path).is_dir() else Path(path)
+    file = next((f for f in (Path(path)/'results'/'pass_rates.parquet', Path(path)/'pass_rates.parquet') if f.exists()), Path(path))
     table = pd.DataFrame(iter_rows(file))
     rate = next((c for c in ('pass_rate', 'correct') if c in table), None)
     if rate is None or 'problem_id' not in table: raise InputError(f"pass_rates: {file} has the columns {', '.join(table.columns)}; problem_id and pass_rate (or correct) are needed")
@@ -407,3 +407,30 @@ def run_curate(run: Run, cfg: CurateConfig, publishing: PublishConfig = PublishC
             'tokens': int(sum(t.num_tokens.sum() for t in tables)), **{f'removed_{r.step}': int(r.removed) for r in counts.itertuples() if r.step != 'traces'}}
     if where := publish(run, {name: run/'dataset'/f'{name}.parquet' for name in sizes}, publishing, summary): summary['published'] = where
     return summary
+
+# %% ../nbs/14_curate.ipynb #2e676fa8
+def arrow_batches(name: str, config: str | None = None, split: str = 'train', size: int = 8192):
+    "Yield the rows of a local file or folder, or of a Hub dataset, as arrow tables, a batch in memory at a time."
+    from datasets import load_dataset
+    local = Path(name).suffix in ('.jsonl', '.parquet') or Path(name).exists() or '/' not in name
+    try:
+        if local: stream = load_dataset('json' if (file := data_file(name)).suffix == '.jsonl' else 'parquet', data_files=str(file), split='train', streaming=True)
+        else: stream = load_dataset(name, config, split=split, streaming=True)
+    except InputError: raise
+    except Exception as e: raise InputError(f"dataset '{name}' (config {config}, split {split}) could not be read: {type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''}") from None
+    yield from stream.with_format('arrow').iter(size)
+
+def decontaminate_batches(batches, index: NgramIndex, benchmarks: list[str], column: str = 'problem', cleanup: bool = False, min_coverage: float = 0.0):
+    "Yield `(table, matches)` for each arrow table of `batches`: with a column `contaminated_<benchmark>` each, or (`cleanup`) without the contaminated rows. `matches` are rows for a report."
+    import pyarrow as pa
+    start = 0
+    for table in batches:
+        if column not in table.column_names: raise InputError(f"no column '{column}'; found {', '.join(table.column_names)}; name the one that holds the problem with --problem_column")
+        texts = [t or '' for t in table[column].to_pylist()]
+        found = [m for m in index.find(texts) if m.coverage >= min_coverage]
+        if cleanup: clean = table.filter(pa.array(~np.isin(np.arange(len(texts)), [m.row for m in found])))
+        else:
+            clean = table
+            for b in benchmarks: clean = clean.append_column(f'contaminated_{b}', pa.array(np.isin(np.arange(len(texts)), [m.row for m in found if m.source == b])))
+        yield clean, [{'row': start + m.row, 'benchmark': m.source, 'number': m.number, 'coverage': round(m.coverage, 3), 'words': m.words, 'problem': texts[m.row]} for m in found]
+        start += len(texts)

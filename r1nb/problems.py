@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'ALIASES', 'R1_SYSTEM_PROMPT', 'problem_id', 'split_of', 'ProblemsConfig', 'iter_jsonl',
-           'iter_parquet', 'iter_rows', 'read_rows', 'final_answer', 'normalise', 'gym_rows', 'source_rows',
-           'load_problems', 'to_messages']
+           'iter_parquet', 'data_file', 'iter_rows', 'read_rows', 'final_answer', 'normalise', 'gym_rows',
+           'source_rows', 'load_problems', 'to_messages']
 
 # %% ../nbs/02_problems.ipynb #7884a5e8
-import hashlib, json, os, re
+import hashlib, itertools, json, os, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class ProblemsConfig:
     prompt_column: str | None = field(default=None, metadata={'help': 'Column of the source that holds the problem; the same as columns: {<it>: problem}'})
     split: str = field(default='all', metadata={'help': "train, heldout or all: which side of r1nb's content split"})
     heldout_fraction: float = field(default=0.2, metadata={'help': 'Share of problems on the held-out side'})
+    rows: list[int | None] | None = field(default=None, metadata={'help': 'First row and the one behind the last of the source that are read, e.g. [0, 1000]: shares of a large dataset for several jobs'})
     num_problems: int | None = field(default=None, metadata={'help': 'How many problems at most; reasoning_gym makes exactly as many'})
     dataset_seed: int = field(default=0, metadata={'help': 'Seed of a procedural source and of the choice among many problems'})
     system_prompt: str | None = field(default=None, metadata={'help': 'System message that every problem is asked under'})
@@ -49,6 +50,8 @@ class ProblemsConfig:
     def __post_init__(self):
         if self.prompt_column: self.columns = {self.prompt_column: 'problem', **self.columns}
         if self.split not in SPLITS: raise InputError(f"split: '{self.split}'; {did_you_mean(self.split, SPLITS)}")
+        if self.rows is not None and (len(self.rows) != 2 or any(r is not None and r < 0 for r in self.rows) or (self.rows[1] is not None and self.rows[1] <= (self.rows[0] or 0))):
+            raise InputError(f"rows: {self.rows}; two numbers are wanted, the first row and the one behind the last, e.g. [0, 1000]")
         if not 0 <= self.heldout_fraction <= 1: raise InputError(f"heldout_fraction: {self.heldout_fraction} is not between 0 and 1")
         if self.num_problems is not None and self.num_problems < 1: raise InputError(f"num_problems: {self.num_problems} is not positive")
 
@@ -85,14 +88,19 @@ def iter_parquet(path: str | Path):
         for batch in file.iter_batches(1024): yield from batch.to_pylist()
     except pa.ArrowException as e: raise InputError(f"{path} is no readable parquet file: {e}") from None
 
-def iter_rows(path: str | Path):
-    "Yield the rows of a `.jsonl` or `.parquet` file, or of the one such file (`train.*` first) in a folder."
+def data_file(path: str | Path) -> Path:
+    "The file `path`, or the one `.jsonl` or `.parquet` file (`train.*` first) in the folder `path`."
     path = Path(path)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix in ('.jsonl', '.parquet'))
         files = [f for f in files if f.stem == 'train'] or files
         if len(files) != 1: raise InputError(f"folder {path} has {len(files)} .jsonl or .parquet files; name the one that is meant")
         path = files[0]
+    return path
+
+def iter_rows(path: str | Path):
+    "Yield the rows of a `.jsonl` or `.parquet` file, or of the one in a folder (see `data_file`)."
+    path = data_file(path)
     if path.suffix == '.jsonl': return iter_jsonl(path)
     if path.suffix == '.parquet': return iter_parquet(path)
     raise InputError(f"dataset file {path}: unknown kind '{path.suffix}'; valid: .jsonl, .parquet")
@@ -180,7 +188,8 @@ def load_problems(cfg: ProblemsConfig, need_answer: bool = True):
     gym = cfg.dataset_name.startswith('reasoning_gym/')
     wanted = (cfg.num_problems or 1000) if gym else None
     rows, seen = [], set()
-    for number, raw in enumerate(source_rows(cfg), 1):
+    part = (cfg.rows or [None, None]) if not gym else [None, None]
+    for number, raw in itertools.islice(enumerate(source_rows(cfg), 1), part[0], part[1]):
         row = normalise(raw, number, cfg.dataset_name if gym else Path(cfg.dataset_name).name, {} if gym else cfg.columns, need_answer)
         if row['problem_id'] in seen: continue
         seen.add(row['problem_id'])

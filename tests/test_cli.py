@@ -195,7 +195,9 @@ def test_traces_that_cannot_be_curated(refused, here, tiny_model):
     arguments = ["curate", "--model_name_or_path", tiny_model]
     refused(arguments, "dataset_name: which traces?")
     (here / "t.jsonl").write_text('{"problem": "1 + 1 =", "answer": "2"}\n')
-    refused([*arguments, "--dataset_name", "t.jsonl"], "t.jsonl, row 1: no column for 'completion'", "found problem, answer")
+    refused(
+        [*arguments, "--dataset_name", "t.jsonl"], "t.jsonl, row 1: no column for 'completion'", "found problem, answer"
+    )
     pd.DataFrame({"problem": []}).to_parquet(here / "e.parquet")
     refused([*arguments, "--dataset_name", "e.parquet"], "e.parquet has no rows")
 

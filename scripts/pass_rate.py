@@ -1,0 +1,85 @@
+"""How often a model solves each problem of a dataset, and the dataset of those in between.
+
+python scripts/pass_rate.py --dataset_name DATASET --model_name_or_path MODEL [--num_generations 8]
+    [--pass_rate_min 0.1] [--pass_rate_max 0.9] [--output_dataset_name OWNER/NAME | ./FOLDER]
+    [--dataset_prompt_column COLUMN] [--reward_funcs NAME ...] [--dataset_start_index N --dataset_end_index N]
+    [--config RECIPE] [--run_dir FOLDER] [--KEY VALUE ...]
+
+Every key of `r1nb generate --keys` can be given. A second start goes on, or rates anew with another range.
+"""
+
+import sys
+from pathlib import Path
+
+from r1nb.launch import Job, guarded, start_job
+from r1nb.pass_rate import rate_run
+from r1nb.publish import PublishConfig, check_publish, push_folder
+from r1nb.recipes import parse_overrides
+from r1nb.runs import Run
+from r1nb.settings import InputError, settings
+
+# Open-R1's names, and ours.
+ALIASES = {
+    "dataset_prompt_column": "prompt_column",
+    "max_completion_length": "max_new_tokens",
+    "model": "model_name_or_path",
+}
+OWN = {
+    "pass_rate_min": "0.1",
+    "pass_rate_max": "0.9",
+    "output_dataset_name": None,
+    "reward_funcs": None,
+    "config": None,
+}
+
+
+def rate(words: dict) -> int:
+    "Draw what is missing, rate, publish. Returns the exit code."
+    own = {key: words.pop(key, default) for key, default in OWN.items()}
+    for key in ("pass_rate_min", "pass_rate_max"):
+        try:
+            own[key] = float(own[key])
+        except ValueError:
+            raise InputError(f"{key}: {own[key]!r} is no number between 0 and 1") from None
+    first, last = (words.pop(f"dataset_{end}_index", None) for end in ("start", "end"))
+    if first is not None or last is not None:
+        words["rows"] = f"[{first or 0}, {last or 'null'}]"
+    folder, force = words.pop("run_dir", None), words.pop("force", None) is not None
+    words.pop("debug", None)
+    missing = [key for key in ("dataset_name", "model_name_or_path") if key not in words]
+    if own["config"] is None:
+        words.setdefault("num_generations", "8")
+        if missing:
+            raise InputError(f"--{missing[0]} is needed, or a recipe with --config")
+    target = PublishConfig(own["output_dataset_name"])
+    check_publish(target)
+    name = "-".join(Path(words.get(key) or str(own["config"])).stem for key in ("dataset_name", "model_name_or_path"))
+    run = Run(folder or settings().runs / "pass_rate" / name)
+    if code := start_job(Job("generate", config=own["config"], overrides=words, run_dir=str(run.path), force=force)):
+        return code
+    funcs = [own["reward_funcs"]] if isinstance(own["reward_funcs"], str) else own["reward_funcs"]
+    low, high = own["pass_rate_min"], own["pass_rate_max"]
+    found = rate_run(run, low, high, funcs)
+    print(
+        f"{found['problems']} problems: {found['in_range']} with a pass rate from {low} to {high}, "
+        f"{found['never']} never solved, {found['always']} always, {found['unknown']} that cannot be verified"
+    )
+    print(run / "results" / "dataset")
+    if target.hub_dataset:
+        print(push_folder(run / "results" / "dataset", target, f"pass rates, {name}"))
+    return 0
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__.strip())
+        return 0 if arguments else 2
+    return guarded(
+        lambda: rate({ALIASES.get(key, key): value for key, value in parse_overrides(arguments).items()}),
+        "--debug" in arguments,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
