@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SamplingConfig', 'Completion', 'logit_filters', 'read_prompts', 'draw_index', 'draw_tokens', 'end_tokens',
-           'TransformersSampler', 'has_vllm', 'request_seed', 'VLLMSampler', 'Servers', 'ServerSampler', 'sample_files',
-           'ReplaySampler', 'make_sampler', 'SamplesMissing', 'read_samples', 'drawn_in_batches', 'drawn_one_by_one',
-           'stream_samples']
+           'TransformersSampler', 'has_vllm', 'request_seed', 'VLLMSampler', 'Servers', 'ServerSampler', 'ask_once',
+           'sample_files', 'ReplaySampler', 'make_sampler', 'SamplesMissing', 'read_samples', 'drawn_in_batches',
+           'drawn_one_by_one', 'stream_samples']
 
 # %% ../nbs/05_sampling.ipynb #1d41a8a3
-import hashlib, itertools, os, threading, time
+import hashlib, itertools, os, sys, threading, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -221,7 +221,7 @@ class VLLMSampler:
 class Servers:
     "Addresses with the number of requests that each has open, and until when one that failed is left alone."
     def __init__(self, urls: list[str]):
-        self.urls, self.lock = [u.rstrip('/') for u in urls], threading.Lock()
+        self.urls, self.lock = [os.path.expandvars(u).rstrip('/') for u in urls], threading.Lock()       # a batch job knows its server's address when it runs
         self.open, self.fails, self.rest = ({u: 0 for u in self.urls} for _ in range(3))
         self.answered = False                                             # whether any of them ever did
 
@@ -297,6 +297,15 @@ class ServerSampler:
                 yield key, result
         finally:
             for _ in range(room): todo.put(None)
+
+# %% ../nbs/05_sampling.ipynb #39378821
+def ask_once(url: str, model: str, question: str = 'What is 1 + 1?', max_tokens: int = 64) -> str:
+    "What the model at the server `url` says to `question`. Raises `InputError` if it says nothing."
+    sampler = ServerSampler(ModelChoice(model), SamplingConfig(base_url=[url], max_new_tokens=max_tokens, timeout=600, retries=2))
+    (_, said), = sampler.stream([(0, [{'role': 'user', 'content': question}], 0)])
+    if isinstance(said, Exception): raise InputError(f"server {url} answers, but not a question: {type(said).__name__}: {said}")
+    if not said.text.strip(): raise InputError(f"server {url} with model {model} says nothing to {question!r}")
+    return said.text
 
 # %% ../nbs/05_sampling.ipynb #9a5f873a
 def sample_files(path: str | Path) -> list[Path]:
@@ -393,3 +402,6 @@ def stream_samples(make: Callable[[], Callable], prompts: list[tuple[str, list[d
         begin, rows = time.monotonic(), read_samples(path)
         time.sleep(1 + 10 * (time.monotonic() - begin))                        # reading what is there stays a tenth of the time
     return [rows[k] for k in everything]
+
+# %% ../nbs/05_sampling.ipynb #bc77d9d2
+if __name__ == '__main__': print('asked:', ask_once(*sys.argv[1:3]))

@@ -1,6 +1,7 @@
 # What every batch job of r1nb does once it runs. `r1nb ... --slurm` pastes this below its header; scripts/slurm/*.slurm source it.
 # It expects: R1NB_PYTHON (the interpreter), R1NB_JOB (the job, as JSON), R1NB_RUN_DIR, R1NB_STAGE, R1NB_ACCELERATOR (a file, or none),
-# R1NB_PROCESSES (a node), R1NB_MAX_REQUEUES; and where a server stands beside the training R1NB_SERVER (its command), R1NB_SERVER_WAIT (s).
+# R1NB_PROCESSES (a node), R1NB_MAX_REQUEUES; and where a server stands beside the job R1NB_SERVER (its command), R1NB_SERVER_WAIT (s),
+# R1NB_SERVER_ON (last: a node of its own; all: the command runs on every node and answers on the first, the job beside it), R1NB_SERVER_MODEL.
 # Near its time limit Slurm sends USR1: training saves a checkpoint and ends, and the job goes back into the queue.
 
 set -uo pipefail
@@ -27,32 +28,43 @@ save_and_stop() {
 trap save_and_stop USR1
 trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM INT
 
-# A server on the last node, the training on the others.
+# A server: on the last node, and the training on the others; or over all of them, and its client beside it.
 server_failed() {
   say "the server $1; the end of its log"
   tail -n 40 "$log"
   kill "$serving" 2>/dev/null
   exit 1
 }
+share=()
 if [ -n "${R1NB_SERVER:-}" ]; then
-  R1NB_NODES=$((SLURM_NNODES - 1))
-  server=${hosts[$R1NB_NODES]}
+  if [ "${R1NB_SERVER_ON:-last}" = all ]; then
+    R1NB_NODES=1 server=${hosts[0]} health=/v1/models share=(--overlap --gres=none)
+    place=(--overlap --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1)
+  else
+    R1NB_NODES=$((SLURM_NNODES - 1)) health=/health/
+    server=${hosts[$R1NB_NODES]}
+    place=(--nodes=1 --ntasks=1 --nodelist="$server")
+  fi
   port=$((MASTER_PORT + 1)) log=$R1NB_RUN_DIR/logs/server-$SLURM_JOB_ID.log
+  mkdir -p "${log%/*}"
   export R1NB_SERVER_PORT=$port R1NB_SERVER_URL=http://$server:$port
   say "a server on $server: $R1NB_SERVER"
-  srun --nodes=1 --ntasks=1 --nodelist="$server" --output="$log" --open-mode=append bash -c "exec $R1NB_SERVER" &
+  srun "${place[@]}" --output="$log" --open-mode=append bash -c "exec $R1NB_SERVER" &
   serving=$!
   SECONDS=0
-  until "$R1NB_PYTHON" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/health/", timeout=5)' "$R1NB_SERVER_URL" 2>/dev/null; do
+  until "$R1NB_PYTHON" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' "$R1NB_SERVER_URL$health" 2>/dev/null; do
     kill -0 "$serving" 2>/dev/null || server_failed "died before it answered"
     [ "$SECONDS" -lt "$R1NB_SERVER_WAIT" ] || server_failed "did not answer within $R1NB_SERVER_WAIT s"
     sleep 2
   done
   say "the server answers after $SECONDS s"
+  if [ -n "${R1NB_SERVER_MODEL:-}" ]; then
+    "$R1NB_PYTHON" -m r1nb.sampling "$R1NB_SERVER_URL/v1" "$R1NB_SERVER_MODEL" || server_failed "does not answer a question"
+  fi
 fi
 
 # `exec`, because Slurm's signals reach a task's first process only.
-srun --kill-on-bad-exit=1 --nodes="$R1NB_NODES" --ntasks="$R1NB_NODES" --ntasks-per-node=1 \
+srun "${share[@]}" --kill-on-bad-exit=1 --nodes="$R1NB_NODES" --ntasks="$R1NB_NODES" --ntasks-per-node=1 \
   --nodelist="$(IFS=,; echo "${hosts[*]:0:$R1NB_NODES}")" bash -c '
   if [ "$R1NB_STAGE" = report ]; then exec "$R1NB_PYTHON" -m r1nb.report "$R1NB_RUN_DIR"; fi
   if [ "$R1NB_ACCELERATOR" = none ]; then exec "$R1NB_PYTHON" -m r1nb.launch job "$R1NB_JOB"; fi
@@ -65,7 +77,7 @@ while kill -0 "$step" 2>/dev/null; do                               # a signal e
   if [ -n "$serving" ] && ! kill -0 "$serving" 2>/dev/null && kill -0 "$step" 2>/dev/null; then
     scancel --signal=TERM "$SLURM_JOB_ID"
     wait "$step"
-    server_failed "died during the training"
+    server_failed "died during the job"
   fi
 done
 wait "$step"
