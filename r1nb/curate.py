@@ -414,7 +414,9 @@ def arrow_batches(name: str, config: str | None = None, split: str = 'train', si
     from datasets import load_dataset
     local = Path(name).suffix in ('.jsonl', '.parquet') or Path(name).exists() or '/' not in name
     try:
-        if local: stream = load_dataset('json' if (file := data_file(name)).suffix == '.jsonl' else 'parquet', data_files=str(file), split='train', streaming=True)
+        if local:
+            next(iter(iter_rows(file := data_file(name))))                                                # its errors say more
+            stream = load_dataset('json' if file.suffix == '.jsonl' else 'parquet', data_files=str(file), split='train', streaming=True)
         else: stream = load_dataset(name, config, split=split, streaming=True)
     except InputError: raise
     except Exception as e: raise InputError(f"dataset '{name}' (config {config}, split {split}) could not be read: {type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''}") from None

@@ -125,6 +125,8 @@ def normalise(row: dict, number: int, where: str, columns: dict[str, str] | None
     """`row` (the `number`-th, from 1, of `where`) in the schema `COLUMNS`; `columns` maps source names to ours.
 
     Raises `InputError` when the problem is missing, or its answer (unless `need_answer` is false: a teacher can be asked what nobody has answered)."""
+    for theirs, ours in (columns or {}).items():
+        if ours == 'problem' and theirs not in row: raise InputError(f"{where}, row {number}: no column '{theirs}'; found {', '.join(row)}")
     renamed = {**row, **{ours: row.get(theirs) for theirs, ours in (columns or {}).items()}}
     def pick(name):
         return next((renamed[a] for a in ALIASES[name] if renamed.get(a) not in (None, '')), None)
