@@ -7,9 +7,11 @@ __all__ = ['clean', 'words_of', 'word_hashes', 'ngrams', 'whole_windows', 'Match
            'bands_for', 'near_duplicates']
 
 # %% ../nbs/13_overlap.ipynb #bec2b17b
-import re
+import os, re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -96,9 +98,17 @@ class NgramIndex:
 
     def find(self, texts: list[str]) -> list[Match]:
         "The matches of `texts`, at most one for each text and source: the problem that shares most."
-        return [match for i in range(0, len(texts), self.BLOCK) for match in self._find(texts[i:i + self.BLOCK], i)]
+        if not texts: return []
+        blocks = [(texts[i:i + self.BLOCK], i) for i in range(0, len(texts), self.BLOCK)]
+        found = map(self._find, *zip(*blocks)) if len(blocks) < 4 else self.threads.map(self._find, *zip(*blocks))       # numpy works without the interpreter's lock
+        return [match for some in found for match in some]
 
-    def _find(self, texts: list[str], first: int) -> Iterator[Match]:
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor: return ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+
+    def _find(self, texts: list[str], first: int) -> list[Match]: return list(self._matches(texts, first))
+
+    def _matches(self, texts: list[str], first: int) -> Iterator[Match]:
         hashes, bounds = word_hashes(texts)
         grams = ngrams(hashes, self.n)
         at, text = whole_windows(self.known(grams), bounds, self.n)

@@ -127,3 +127,56 @@ def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
     assert ("R1NB_JOB" in found) == (code == 0)
     assert ("no weights" in done.stdout) == ("no weights" in server)
     assert "server.py" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+
+def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
+    "generate.slurm's arguments; a server over all nodes, which is asked before the client starts."
+    (tmp_path / "server.py").write_text(
+        "import http.server as h, json, os\n"
+        "class Server(h.BaseHTTPRequestHandler):\n"
+        "    def reply(self, body):\n"
+        "        self.send_response(200 if self.path.startswith('/v1/') else 404); self.end_headers()\n"
+        "        self.wfile.write(json.dumps(body).encode())\n"
+        "    def do_GET(self): self.reply({})\n"
+        "    def do_POST(self): self.reply({'choices': [{'message': {'content': 'two'}, 'finish_reason': 'stop'}]})\n"
+        "h.HTTPServer(('', int(os.environ['R1NB_SERVER_PORT'])), Server).serve_forever()\n"
+    )
+    options = ("--hf-dataset", "AI-MO/NuminaMath-TIR", "--temperature", "0.6", "--prompt-column", "problem", "--model",
+               "deepseek-ai/DeepSeek-R1", "--hf-output-dataset", "username/r1-dataset")  # fmt: skip
+    more = ("--server", f"{sys.executable} {tmp_path}/server.py", "--num-generations", "4", "--private")
+    done, found = batch("generate.slurm", *options, *more, nodes=2)
+    assert done.returncode == 0 and "asked: two" in done.stdout, done.stdout + done.stderr
+    job = json.loads(found["R1NB_JOB"])
+    assert (job["stage"], found["R1NB_NODES"], found["R1NB_ACCELERATOR"]) == ("generate", "1", "none")
+    assert job["overrides"] == {
+        "hf_dataset": "AI-MO/NuminaMath-TIR", "model": "deepseek-ai/DeepSeek-R1", "temperature": "0.6",
+        "prompt_column": "problem", "hf_output_dataset": "username/r1-dataset", "num_generations": "4",
+        "private": "true", "base_url": "$R1NB_SERVER_URL/v1",
+    }  # fmt: skip
+    done, _ = batch("generate.slurm", "--model", "org/model")
+    assert done.returncode == 2 and "--hf-dataset are needed" in done.stderr and "--client-replicas" in done.stderr
+
+
+def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
+    "serve.sh: vLLM alone on one node; on two the first task starts Ray's head and vLLM, the second a worker."
+    (tmp_path / "python").write_text("#!/bin/bash\necho 2\n")
+    (tmp_path / "scontrol").write_text("#!/bin/bash\necho node1; echo node2\n")
+    for name in ("vllm", "ray"):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/said\n')
+    for file in tmp_path.iterdir():
+        file.chmod(0o755)
+
+    def serve(nodes, rank):
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R1NB_PYTHON": str(tmp_path / "python"),
+               "R1NB_SERVER_PORT": "8000", "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_STEP_NODELIST": "node[1-2]",
+               "SLURM_PROCID": str(rank)}  # fmt: skip
+        command = ["bash", ROOT / "scripts/slurm/serve.sh", "org/R1", "--tensor-parallel-size", "8"]
+        assert subprocess.run(command, env=env, timeout=60).returncode == 0
+        said = sorted((tmp_path / "said").read_text().splitlines())
+        (tmp_path / "said").unlink()
+        return said
+
+    vllm = "vllm serve org/R1 --host 0.0.0.0 --port 8000 --tensor-parallel-size 8"
+    assert serve(1, 0) == [vllm]
+    assert serve(2, 0) == ["ray start --head --port=8001 --block", f"{vllm} --distributed-executor-backend ray"]
+    assert serve(2, 1) == ["ray start --address=node1:8001 --block"]

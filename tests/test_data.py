@@ -472,7 +472,9 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
         cwd=tmp_path,
         runs=tmp_path,
     )
-    assert kept.code == 0 and len(pd.read_parquet(Path(tmp_path) / "kept/dataset/train.parquet")) == 16, kept.err[-2000:]
+    assert kept.code == 0 and len(pd.read_parquet(Path(tmp_path) / "kept/dataset/train.parquet")) == 16, kept.err[
+        -2000:
+    ]
 
 
 def test_a_quarter_of_the_memory_of_the_corpus(tmp_path):

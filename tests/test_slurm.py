@@ -99,10 +99,16 @@ def test_a_time_limit_costs_nothing(cluster, recipe, two_nodes, tmp_path):
 @pytest.mark.slow
 def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
     stages = {
-        "generate": {**TASK, "split": "train", "num_problems": 16, "num_generations": 2, "teacher": "scripted",
-                     "model_name_or_path": str(tiny_model)},
+        "generate": {
+            **TASK,
+            "split": "train",
+            "num_problems": 16,
+            "num_generations": 2,
+            "teacher": "scripted",
+            "model_name_or_path": str(tiny_model),
+        },
         "curate": {"dataset_name": "${generate}", "model_name_or_path": str(tiny_model), "max_tokens": 400},
-    }  # fmt: skip
+    }
     (tmp_path / "p.yaml").write_text(yaml.safe_dump({"name": "p", "stages": stages}, sort_keys=False))
     jobs = submit("pipeline", "p.yaml", cwd=tmp_path)
     assert len(jobs) == 3  # and the report
@@ -113,12 +119,14 @@ def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
 
 
 def test_cancel(cluster, recipe, tmp_path):
-    (job,) = submit("sft", "--config", recipe, "--run-dir", "runs/run", "--dependency", "singleton", "--time", "5",
-                    cwd=tmp_path)  # fmt: skip
+    (job,) = submit(
+        "sft", "--config", recipe, "--run-dir", "runs/run", "--dependency", "singleton", "--time", "5", cwd=tmp_path
+    )
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' in rows.out or '"state": "running"' in rows.out
-    again = r1nb("sft", "--config", recipe, "--run-dir", "runs/run", "--slurm", cwd=tmp_path, runs=tmp_path / "runs",
-                 **SITE)  # fmt: skip
+    again = r1nb(
+        "sft", "--config", recipe, "--run-dir", "runs/run", "--slurm", cwd=tmp_path, runs=tmp_path / "runs", **SITE
+    )
     assert again.code == 2 and f"job {job}" in again.err
     result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
     assert result.code == 0, result.err
@@ -140,8 +148,9 @@ def test_cancel(cluster, recipe, tmp_path):
 )
 def test_refused_before_anything_is_queued(cluster, recipe, tmp_path, options, message):
     before = cluster.ask("squeue", "-h", "-o", "%i")
-    result = r1nb("sft", "--config", recipe, "--run-dir", "run", "--slurm", *options, cwd=tmp_path, runs=tmp_path,
-                  **SITE)  # fmt: skip
+    result = r1nb(
+        "sft", "--config", recipe, "--run-dir", "run", "--slurm", *options, cwd=tmp_path, runs=tmp_path, **SITE
+    )
     assert result.code == 2 and message in result.err.lower(), result.err
     assert not (tmp_path / "run").exists() and cluster.ask("squeue", "-h", "-o", "%i") == before
 
@@ -149,11 +158,70 @@ def test_refused_before_anything_is_queued(cluster, recipe, tmp_path, options, m
 @pytest.mark.slow
 def test_the_script_for_sbatch(cluster, recipe, tiny_model, tmp_path):
     keys = yaml.safe_load(recipe.read_text())
-    command = ["sbatch", "--parsable", "--gres=gpu:1", f"--output={tmp_path}/slurm-%j.out",
-               ROOT / "scripts/slurm/sft.slurm", tiny_model, keys["dataset_name"], "ddp", "--max_steps", 2,
-               "--output_dir", tmp_path / "out", "--dtype", "float32", "--max_length", 256]  # fmt: skip
+    command = [
+        "sbatch",
+        "--parsable",
+        "--gres=gpu:1",
+        f"--output={tmp_path}/slurm-%j.out",
+        ROOT / "scripts/slurm/sft.slurm",
+        tiny_model,
+        keys["dataset_name"],
+        "ddp",
+        "--max_steps",
+        2,
+        "--output_dir",
+        tmp_path / "out",
+        "--dtype",
+        "float32",
+        "--max_length",
+        256,
+    ]
     env = {**os.environ, "R1NB_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     until(int(done.stdout.split(";")[0]), ["COMPLETED"], tmp_path)
     assert Run(tmp_path / "out").status == "completed"
+
+
+@pytest.mark.slow
+def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
+    "generate.slurm: a real (small) server is waited for and asked; the client draws beside it; nothing is left."
+    (tmp_path / "p.jsonl").write_text("".join(f'{{"question": "What is {i} + 1?"}}\n' for i in range(6)))
+    model_server = f"{sys.executable} {ROOT}/tests/model_server.py {tiny_model} $R1NB_SERVER_PORT"
+    server = f"bash -c 'if [ $SLURM_PROCID = 0 ]; then exec {model_server}; else exec sleep 1000; fi'"
+    command = [
+        "sbatch",
+        "--parsable",
+        "--nodes=2",
+        "--gres=gpu:1",
+        f"--output={tmp_path}/slurm-%j.out",
+        "scripts/slurm/generate.slurm",
+        "--server",
+        server,
+        "--server-wait",
+        200,
+        "--hf-dataset",
+        tmp_path / "p.jsonl",
+        "--prompt-column",
+        "question",
+        "--model",
+        tiny_model,
+        "--temperature",
+        0.6,
+        "--num-generations",
+        2,
+        "--max-new-tokens",
+        8,
+        "--hf-output-dataset",
+        tmp_path / "published",
+        "--private",
+    ]
+    env = {**os.environ, "R1NB_PYTHON": sys.executable, "R1NB_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    until(int(done.stdout), ["COMPLETED"], tmp_path, 2 * WAIT)
+    said = log(tmp_path)
+    assert "the server answers after" in said and "asked:" in said and "ended with exit code 0" in said
+    run = Run(tmp_path / "runs/generate/p-model")
+    assert run.manifest["summary"]["traces"] == 12 and (tmp_path / "published/README.md").exists(), said
+    assert str(tiny_model) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
