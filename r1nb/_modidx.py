@@ -499,6 +499,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'r1nb.sampling.VLLMSampler.stream': ('sampling.html#vllmsampler.stream', 'r1nb/sampling.py'),
                                'r1nb.sampling._own_gpus': ('sampling.html#_own_gpus', 'r1nb/sampling.py'),
                                'r1nb.sampling.ask_once': ('sampling.html#ask_once', 'r1nb/sampling.py'),
+                               'r1nb.sampling.by_length': ('sampling.html#by_length', 'r1nb/sampling.py'),
                                'r1nb.sampling.draw_index': ('sampling.html#draw_index', 'r1nb/sampling.py'),
                                'r1nb.sampling.draw_tokens': ('sampling.html#draw_tokens', 'r1nb/sampling.py'),
                                'r1nb.sampling.drawn_in_batches': ('sampling.html#drawn_in_batches', 'r1nb/sampling.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SamplingConfig', 'Completion', 'logit_filters', 'read_prompts', 'draw_index', 'draw_tokens', 'end_tokens',
            'TransformersSampler', 'has_vllm', 'request_seed', 'VLLMSampler', 'Servers', 'ServerSampler', 'ask_once',
-           'sample_files', 'ReplaySampler', 'make_sampler', 'SamplesMissing', 'read_samples', 'drawn_in_batches',
-           'drawn_one_by_one', 'stream_samples']
+           'sample_files', 'ReplaySampler', 'make_sampler', 'SamplesMissing', 'read_samples', 'by_length',
+           'drawn_in_batches', 'drawn_one_by_one', 'stream_samples']
 
 # %% ../nbs/05_sampling.ipynb #1d41a8a3
 import hashlib, itertools, os, sys, threading, time
@@ -348,6 +348,10 @@ def read_samples(path: str | Path) -> dict:
     "The samples on disk, `(problem_id, sample)` -> row."
     return {(r['problem_id'], r['sample']): r for file in sample_files(path) for r in read_log(file)}
 
+def by_length(prompts: list, first: int = 0, step: int = 512) -> list:
+    "`prompts`, but for the `first`, in order of their length in steps of `step` characters: a batch is padded to its longest prompt, and one of MATH-500 is twenty times as long as most."
+    return prompts[:first] + sorted(prompts[first:], key=lambda p: sum(len(m['content']) for m in p[1]) // step)
+
 def drawn_in_batches(sampler, prompts: list, wanted: set, cfg: SamplingConfig) -> Iterator[list[dict]]:
     "Yield the rows of each batch of `prompts` in which some are `wanted`, those only."
     size = max(1, cfg.batch_size // cfg.num_generations)
@@ -389,7 +393,8 @@ def stream_samples(make: Callable[[], Callable], prompts: list[tuple[str, list[d
         if wanted:
             sampler = make()
             begin, tokens, failed = time.monotonic(), 0, 0
-            for new in (drawn_one_by_one if hasattr(sampler, 'stream') else drawn_in_batches)(sampler, mine, wanted, cfg):
+            drawn = drawn_one_by_one(sampler, mine, wanted, cfg) if hasattr(sampler, 'stream') else drawn_in_batches(sampler, by_length(mine, first), wanted, cfg)
+            for new in drawn:
                 if new: append_jsonl(file, new)
                 rows.update(((r['problem_id'], r['sample']), r) for r in new)
                 tokens, failed = tokens + sum(r['num_tokens'] for r in new), failed + (not new)
