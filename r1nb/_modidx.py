@@ -526,6 +526,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'r1nb.sandbox.Program.run': ('sandbox.html#program.run', 'r1nb/sandbox.py'),
                               'r1nb.sandbox.Result': ('sandbox.html#result', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._children': ('sandbox.html#_children', 'r1nb/sandbox.py'),
+                              'r1nb.sandbox._decimals': ('sandbox.html#_decimals', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._end': ('sandbox.html#_end', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._endpoints': ('sandbox.html#_endpoints', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._environment': ('sandbox.html#_environment', 'r1nb/sandbox.py'),

@@ -89,7 +89,7 @@ def choice_row(row: dict, number: int, where: str) -> dict:
     order = random.Random(int(id, 16)).sample(range(4), 4)
     listed = '\n'.join(f'{letter}) {options[i]}' for letter, i in zip('ABCD', order))
     return {'problem_id': id, 'problem': CHOICE_PROMPT.format(question=question, choices=listed), 'answer': 'ABCD'[order.index(0)], 'solution': row.get('Explanation'),
-            'source': where, 'verification': json.dumps({'subject': row.get('High-level domain')})}
+            'source': where, 'verification': json.dumps({'subject': row.get('High-level domain'), 'question': question})}
 
 # %% ../nbs/08_benchmarks.ipynb #0eb1e57d
 class _Plain(pickle.Unpickler):
@@ -125,7 +125,7 @@ def code_row(row: dict, number: int, where: str) -> dict:
     except (InputError, KeyError, ValueError) as e: raise InputError(f"{where}, row {number}: {e}") from None
     prompt = _CODE_PROMPT.format(question=row['question_content']) + (_WITH_STARTER.format(starter=starter) if starter else _WITH_STDIN)
     return {'problem_id': problem_id(row['question_content']), 'problem': prompt, 'answer': '', 'solution': None, 'source': where,
-            'verification': json.dumps({'level': row.get('difficulty'), 'subject': row.get('platform'), 'verification_info': {'language': 'python', 'test_cases': tests}})}
+            'verification': json.dumps({'level': row.get('difficulty'), 'subject': row.get('platform'), 'question': row['question_content'], 'verification_info': {'language': 'python', 'test_cases': tests, 'decimals': True}})}
 
 # %% ../nbs/08_benchmarks.ipynb #4eb9c17e
 def contents_of(rows: list[dict]) -> str:

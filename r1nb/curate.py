@@ -232,7 +232,7 @@ def benchmark_problems(names: list[str]) -> dict[str, list[str]]:
         else:
             try: rows = read_benchmark(find_benchmark(name))[0]
             except InputError as e: raise InputError(f"benchmarks: {e}; or name those that are wanted with benchmarks") from None
-        found[name] = [r['problem'] for r in rows]
+        found[name] = [json.loads(r.get('verification') or '{}').get('question') or r['problem'] for r in rows]              # without the prompt that a benchmark puts around it
     return found
 
 @lru_cache(1)

@@ -28,8 +28,9 @@ def words_of(text: str) -> list[str]:
     return re.findall(r'[^\x00-\x20]+', clean(text))
 
 def _mix(h: np.ndarray) -> np.ndarray:
-    h = h * _C[0]
-    return h ^ (h >> np.uint64(29))
+    h *= _C[0]
+    h ^= h >> np.uint64(29)
+    return h
 
 def word_hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     "`(hashes, bounds)`: a 64-bit number for each word of all `texts`, and where they lie: text `i` has `hashes[bounds[i]:bounds[i + 1]]`."
@@ -40,10 +41,12 @@ def word_hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     if inside[0]: edges = np.concatenate([[0], edges])
     starts, sizes = edges[::2], edges[1::2] - edges[::2]
     eight = np.ndarray((len(data) + 1,), np.uint64, b, 0, (1,))                         # the eight bytes from every position on
-    h = _mix(eight[starts] & _BYTES[np.minimum(sizes, 8)])
+    h = eight[starts]
+    h &= _BYTES.take(sizes, mode='clip')
+    h = _mix(h)
     longer, at = np.flatnonzero(sizes > 8), 8
     while len(longer):
-        h[longer] = _mix(h[longer] + (eight[starts[longer] + at] & _BYTES[np.minimum(sizes[longer] - at, 8)]))
+        h[longer] = _mix(h[longer] + (eight[starts[longer] + at] & _BYTES.take(sizes[longer] - at, mode='clip')))
         at += 8
         longer = longer[sizes[longer] > at]
     return h, np.concatenate([[0], np.searchsorted(starts, np.flatnonzero(b[:len(data)] == 0))])
@@ -52,7 +55,8 @@ def word_hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
     "A 64-bit number for each window of `n` neighbouring words."
     total = np.zeros(max(0, len(hashes) - n + 1), np.uint64)
-    for k in range(n): total += hashes[k:k + len(total)] * _C[k + 1]
+    part = np.empty_like(total)
+    for k in range(n): total += np.multiply(hashes[k:k + len(total)], _C[k + 1], out=part)
     return total
 
 def whole_windows(at: np.ndarray, bounds: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,21 +77,22 @@ class Match:
 
 class NgramIndex:
     "The `n`-grams of `sources` (name -> problems)."
-    BLOCK = 1024                                             # texts at a time: their arrays stay in the processor's cache
+    BLOCK = 512                                              # texts at a time: their arrays stay in the processor's cache
 
     def __init__(self, sources: dict[str, list[str]], n: int = 8):
         if not 1 <= n <= 64: raise ValueError(f"n: {n} is not between 1 and 64")
         self.n, self.problems = n, [(name, i, text) for name, texts in sources.items() for i, text in enumerate(texts)]
-        hashes, bounds = word_hashes([text for _, _, text in self.problems])
-        at, owner = whole_windows(np.arange(max(0, len(hashes) - n + 1)), bounds, n)
-        keys = ngrams(hashes, n)[at]
+        self.maybe, self.short, keys, owners = np.zeros(1 << 20, bool), {}, [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
+        for start in range(0, len(self.problems), self.BLOCK):
+            hashes, bounds = word_hashes([text for _, _, text in self.problems[start:start + self.BLOCK]])
+            at, owner = whole_windows(np.arange(max(0, len(hashes) - n + 1)), bounds, n)
+            keys.append(ngrams(hashes, n)[at]); owners.append((start + owner).astype(np.int32))
+            self.maybe[(keys[-1] >> np.uint64(44)).view(np.int64)] = True
+            for i in start + np.flatnonzero(np.diff(bounds) < n):
+                if words := ' '.join(words_of(self.problems[i][2])): self.short.setdefault(words, []).append(int(i))
+        keys, owners = np.concatenate(keys), np.concatenate(owners)
         order = np.argsort(keys, kind='stable')
-        self.keys, self.owners = keys[order], owner[order].astype(np.int32)
-        self.maybe = np.zeros(1 << 20, bool)
-        self.maybe[(keys >> np.uint64(44)).astype(np.int64)] = True
-        self.short = {}
-        for i in np.flatnonzero(np.diff(bounds) < n):
-            if words := ' '.join(words_of(self.problems[i][2])): self.short.setdefault(words, []).append(int(i))
+        self.keys, self.owners = keys[order], owners[order]
 
     def known(self, grams: np.ndarray) -> np.ndarray:
         "The positions in `grams` whose number the index has."

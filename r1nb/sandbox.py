@@ -12,6 +12,7 @@ __all__ = ['BOX', 'WORK', 'GUARANTEES', 'LANGUAGES', 'COMPILING', 'ADDRESSES', '
 import json, os, secrets, selectors, shutil, signal, subprocess, sys, tempfile, time, urllib.error, urllib.request, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
 
@@ -235,10 +236,15 @@ def run_program(source: str, language: str = 'python', stdin: str = '', limits: 
     with Program(source, language, limits) as program: return program.run(stdin)
 
 # %% ../nbs/07_sandbox.ipynb #0531d46c
-def same_output(expected: str, printed: str) -> bool:
-    "Whether two outputs are the same line by line, white space around lines and empty lines at the end aside."
-    tidy = lambda text: [line.strip() for line in str(text).rstrip().splitlines()]
-    return tidy(expected) == tidy(printed)
+def same_output(expected: str, printed: str, decimals: bool = False) -> bool:
+    "Whether two outputs are the same line by line, white space around lines and empty lines at the end aside; with `decimals` a line of numbers may also be equal in value, `1.0` for `1`."
+    a, b = ([line.strip() for line in str(text).rstrip().splitlines()] for text in (expected, printed))
+    return len(a) == len(b) and all(x == y or decimals and (numbers := _decimals(x)) is not None and numbers == _decimals(y) for x, y in zip(a, b))
+
+def _decimals(line: str) -> list[Decimal] | None:
+    "The numbers that `line` consists of, or None if there is anything else."
+    try: return [Decimal(word) for word in line.split()]
+    except InvalidOperation: return None
 
 def _value(x):
     "`x`, or what it says as JSON."
@@ -263,11 +269,12 @@ class Case:
     expected: object
     mark: str = ''                 # of a function call's result
     wrapped: bool = False          # `expected` is a list whose only element is the result
+    decimals: bool = False         # printed numbers are compared by value
 
     def passed(self, result: Result) -> bool:
         "Whether a run that ended as `result` passes."
         if result.status != 'ok': return False
-        if not self.mark: return same_output(self.expected, result.stdout)
+        if not self.mark: return same_output(self.expected, result.stdout, self.decimals)
         _, mark, returned = result.stdout.rpartition('\n' + self.mark)
         got = _value(returned) if mark else None
         return bool(mark) and ([got] == self.expected or not self.wrapped and got == self.expected)
@@ -280,7 +287,7 @@ def read_cases(info: dict | str) -> tuple[str, list[Case], str]:
     for number, case in enumerate(_value(info['test_cases']), 1):
         kind = case.get('type') or ('function_call' if case.get('fn_name') else 'stdin_stdout')
         if missing := [k for k in ('input', 'output') if k not in case]: raise InputError(f"verification_info, test case {number}: no '{missing[0]}'; found {', '.join(case)}")
-        if kind == 'stdin_stdout': cases.append(Case(str(case['input']), str(case['output'])))
+        if kind == 'stdin_stdout': cases.append(Case(str(case['input']), str(case['output']), decimals=bool(info.get('decimals'))))
         elif kind == 'function_call':
             if language != 'python' or not case.get('fn_name'): raise InputError(f"verification_info, test case {number}: a function_call needs 'fn_name' and the language python")
             arguments, mark, tail = _value(case['input']), f'r1nb-{secrets.token_hex(8)}:', _CALL
