@@ -1,7 +1,7 @@
 """Build the documentation site from the notebooks into `_docs/`, offline.
 
-Worked cases show the outputs that the notebooks hold. With `--run` the notebooks whose code has changed are executed first
-(cells with the flags that nbdev-test leaves out are not), and their outputs are kept in `_proc/run` under the code's hash.
+Worked cases show the outputs that the notebooks hold. With `--run` the notebooks whose code has changed are executed
+first (without the cells that nbdev-test leaves out); their outputs are kept in `_proc/run` under the code's hash.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def execute(notebook: Path, target: Path) -> None:
 
 
 def execute_changed(fresh: bool) -> None:
-    "Execute the module notebooks that have changed, each in a process of its own. What their cells print goes to their pages."
+    "Execute the module notebooks that have changed, each in a process of its own."
     from notebooks import NBS, RUN, key, rooms
 
     failed = []
@@ -65,8 +65,8 @@ def execute_changed(fresh: bool) -> None:
 def gallery(runs: Path | None) -> None:
     "The gallery of the complete runs below `runs`, if there are any, for the site to take in."
     from hooks import GALLERY
-
     from r1nb.gallery import build_gallery
+
     from r1nb.runs import list_runs
     from r1nb.settings import settings
 

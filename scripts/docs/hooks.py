@@ -1,16 +1,14 @@
 "MkDocs events: the pages, made from notebooks, modules and README.md, and their order."
 
 import hashlib
-import os
 import re
 import sys
 from pathlib import Path
 
 from mkdocs.structure.files import File
-from mkdocs.structure.nav import Navigation, Section
 
 sys.path.insert(0, str(Path(__file__).parent))
-from notebooks import NBS, ROOT, Page, Site, mathml, page_of, relative, rooms, source_page  # noqa: E402
+from notebooks import NBS, ROOT, Page, Site, mathml, page_of, rooms, source_page  # noqa: E402
 
 GALLERY = ROOT / "_proc" / "gallery"
 SECTIONS = {"0": "Tools", "1": "Data", "2": "SFT", "3": "Reinforcement learning", "4": "Evaluation", "5": "Jobs",
@@ -29,7 +27,7 @@ def on_config(config):
         sections.setdefault(name, []).append({notebook.stem if job else notebook.stem[3:]: page_of(notebook)})
     api = [{f"r1nb.{name}": f"api/{name}.md"} for name in in_order_of_rooms()]
     config.nav = [
-        {"r1nb": "index.md"},
+        {"Overview": "index.md"},
         *({name: pages} for name, pages in sections.items()),
         {"API": ["api/index.md", *api]},
     ]
@@ -57,10 +55,8 @@ def on_files(files, config):
     for name in in_order_of_rooms():
         module = site.modules[name]
         add(f"api/{name}.md", module.markdown(site))
-        rows[-1] += (
-            f"\n| [r1nb.{name}]({name}.md) | {site.links(module.text.splitlines()[0] if module.text else '', 'api/index.md', 'r1nb', '')} |"
-        )
-        rows[-1] = rows[-1].rstrip()
+        text = site.links(module.text.partition("\n")[0], "api/index.md", "r1nb", "")
+        rows[-1] += f"\n| [r1nb.{name}]({name}.md) | {text} |"
     add("api/index.md", "\n\n".join(rows) + "\n")
     for path in sorted(site.sources):
         if path.endswith(".ipynb"):  # to take along

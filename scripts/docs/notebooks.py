@@ -1,4 +1,4 @@
-"""Notebooks as Markdown pages, and API pages from the exported modules. Reads files only: nothing is imported or run."""
+"Notebooks as Markdown pages, and API pages from the exported modules. Files are read; nothing is imported or run."
 
 import ast
 import base64
@@ -20,6 +20,10 @@ NBS = ROOT / "nbs"
 RUN = ROOT / "_proc" / "run"  # executed notebooks, named by their content
 LONG = 30  # lines; a longer exported cell is folded
 FENCE = re.compile(r"(?ms)^ *(`{3,}|~{3,}).*?^ *\1 *$|(`+)(?!`).+?(?<!`)\2(?!`)")  # code, in Markdown
+# a fenced block, a link, a name in backticks (group 2)
+SKIP_OR_NAME = re.compile(
+    r"(?ms)^ *(`{3,}).*?^ *\1 *$|\[[^\]\n]*\]\([^)]*\)|(?<!TRL's )(?<!`)`([\w.]+?)(?:\(\))?`(?!`)"
+)
 PLOT_LABEL = r"\b(?:set_)?%s\(\s*f?r?(['\"])(.+?)\1"
 
 
@@ -44,7 +48,7 @@ def key(notebook: Path) -> str:
 
 @cache
 def repository() -> str:
-    "Where the files can be read at this revision (GitHub), or '' if that is not known: then the site shows them itself."
+    "Where files can be read at this revision (GitHub), or '' if that is not known: then the site shows them itself."
     server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
     if not (server and name):
         return ""
@@ -113,12 +117,9 @@ class Site:
             return f"{m[1]}({self.file(path, page)})" if (ROOT / path).is_file() else m[1][1:-1]
 
         def name(m):
-            module = self.modules.get(own)
-            mine = f"api/{own}.md#{m[1]}" if module and m[1] in module.public else None
-            target = mine or self.symbols.get(m[1])
-            if target is None or target == page:
-                return m[0]
-            return f"[{m[0]}]({relative(target, page)})"
+            mine = f"api/{own}.md#{m[2]}" if own and m[2] in self.modules[own].public else None
+            target = m[2] and (mine or self.symbols.get(m[2]))
+            return f"[{m[0]}]({relative(target, page)})" if target and target != page else m[0]
 
         def prose(part):
             return re.sub(r"(\[[^\]\n]*\])\(([^)\s]+)\)", link, part)
@@ -128,20 +129,7 @@ class Site:
             out += [prose(text[end : m.start()]), m[0]]
             end = m.end()
         text = "".join([*out, prose(text[end:])])
-        if own is not None:  # a name inside a link's text stays what it is
-            text = re.sub(r"(?ms)^ *(`{3,}).*?^ *\1 *$|\[[^\]\n]*\]\([^)]*\)|(?<!`)`([\w.]+?)(?:\(\))?`(?!`)",
-                          lambda m: name(_Name(m)) if m[2] else m[0], text)  # fmt: skip
-        return text
-
-
-class _Name:
-    "A match whose first group is the name."
-
-    def __init__(self, m):
-        self.groups = (m[0], m[2])
-
-    def __getitem__(self, i):
-        return self.groups[i]
+        return SKIP_OR_NAME.sub(name, text) if own is not None else text
 
 
 def relative(target: str, page: str) -> str:
@@ -274,11 +262,7 @@ class Page:
             self.plots += 1
             name = f"plots/{self.page[:-3].replace('/', '-')}-{self.plots}.{suffix}"
             self.site.images[name] = content
-            width = int.from_bytes(content[16:20], "big") if suffix == "png" else 0
-            size = output.get("metadata", {}).get("image/png", {}).get("width") or (
-                width // 2 if width > 1300 else width
-            )
-            size = f' width="{size}"' if size else ""
+            size = f' width="{width_of(content)}"' if suffix == "png" else ""
             alt = html.escape(alt_text(code, self.before), quote=True)
             return self.site.raw(
                 f'<p class="plot"><img src="{relative(name, self.page)}" alt="{alt}"{size} loading="lazy"></p>'
@@ -294,6 +278,13 @@ class Page:
         if not text or (data and re.fullmatch(r"<[\w .]+ (?:object )?at 0x[0-9a-f]+>|<Figure size .*>", text)):
             return ""
         return self.site.raw(f'<pre class="output" tabindex="0">{html.escape(text)}</pre>')
+
+
+def width_of(png: bytes) -> int:
+    "Width of a plot on a page (CSS pixels): matplotlib's for screens of double density have 200 dots an inch and more."
+    width, mark = int.from_bytes(png[16:20], "big"), png.find(b"pHYs", 0, 4096)
+    density = int.from_bytes(png[mark + 4 : mark + 8], "big") * 0.0254 if mark > 0 else 100
+    return round(width / 2) if density > 130 else width
 
 
 def defined(code: str) -> list[str]:
@@ -373,7 +364,7 @@ def docstring(node) -> str:
     return (ast.get_docstring(node) or "").replace("<", "&lt;")
 
 
-def wrap(text: str, width: int = 100) -> str:
+def wrap(text: str, width: int = 84) -> str:
     "An assignment or signature on several lines where it is long: a line for each argument."
     if len(text) <= width:
         return text
@@ -395,7 +386,7 @@ def signature(node) -> str:
     result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     marks = "".join(f"@{ast.unparse(d)}\n" for d in node.decorator_list)
     arguments = ast.unparse(node.args)
-    if len(node.name) + len(arguments) + len(result) <= 96:
+    if len(node.name) + len(arguments) + len(result) <= 78:
         return f"{marks}def {node.name}({arguments}){result}"
     parts, depth, start = [], 0, 0
     quoted = None
@@ -416,6 +407,15 @@ def signature(node) -> str:
     return f"{marks}def {node.name}(\n{body}\n){result}"
 
 
+def help_of(metadata) -> str:
+    "The text under `help` of a field's metadata."
+    for node in ast.walk(metadata or ast.Constant("")):
+        for k, v in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+            if isinstance(k, ast.Constant) and k.value == "help" and isinstance(v, ast.Constant):
+                return v.value
+    return ""
+
+
 def fields(node: ast.ClassDef) -> str:
     "The fields of a dataclass as a table."
     rows = []
@@ -423,16 +423,13 @@ def fields(node: ast.ClassDef) -> str:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name) or item.target.id[0] == "_":
             continue
         default, text = ast.unparse(item.value) if item.value else "", ""
-        if isinstance(item.value, ast.Call) and ast.unparse(item.value.func) in ("field", "option"):
+        if isinstance(item.value, ast.Call):  # field(default=…, metadata={'help': …})
             options = {k.arg: k.value for k in item.value.keywords}
-            default = options.get("default") or options.get("default_factory")
-            default = ast.unparse(default) if default else (ast.unparse(item.value.args[0]) if item.value.args else "")
-            for value in ast.walk(options.get("metadata") or ast.Constant("")):
-                if isinstance(value, ast.Dict):
-                    text = next((v.value for k, v in zip(value.keys, value.values, strict=True)
-                                 if isinstance(k, ast.Constant) and k.value == "help" and isinstance(v, ast.Constant)), "")  # fmt: skip
-        cells = (f"`{item.target.id}`", f"`{ast.unparse(item.annotation)}`", f"`{default}`" if default else "", text)
-        rows.append("| " + " | ".join(str(c).replace("|", r"\|").replace("\n", " ") for c in cells) + " |")
+            value = options.get("default") or options.get("default_factory") or next(iter(item.value.args), None)
+            default, text = ast.unparse(value) if value else "", help_of(item.value)
+        text = str(text).replace("|", r"\|").replace("<", "&lt;")
+        code = [f"`{c}`" if c else "" for c in (item.target.id, ast.unparse(item.annotation), default)]
+        rows.append("| " + " | ".join([*code, text]).replace("\n", " ") + " |")
     return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows]) if rows else ""
 
 
