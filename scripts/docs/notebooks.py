@@ -24,7 +24,7 @@ FENCE = re.compile(r"(?ms)^ *(`{3,}|~{3,}).*?^ *\1 *$|(`+)(?!`).+?(?<!`)\2(?!`)"
 SKIP_OR_NAME = re.compile(
     r"(?ms)^ *(`{3,}).*?^ *\1 *$|\[[^\]\n]*\]\([^)]*\)|(?<!TRL's )(?<!`)`([\w.]+?)(?:\(\))?`(?!`)"
 )
-PLOT_LABEL = r"\b(?:set_)?%s\(\s*f?r?(['\"])(.+?)\1"
+PLOT_LABEL = r"\b(?:set_)?%s *[(=]\s*f?r?(['\"])(.+?)\1"
 
 
 def rooms() -> list[Path]:
@@ -153,18 +153,19 @@ def in_order(text: str, state: dict) -> str:
 
 
 def plain(text: str) -> str:
-    "The last sentence of Markdown `text` as plain text."
-    text = re.sub(r"(?s)```.*?```|\$\$.*?\$\$", " ", text)
-    lines = [re.sub(r"^[#>*\s-]+", "", line) for line in text.strip().splitlines() if line.strip()]
-    if not lines:
+    "The last sentence of Markdown `text` as plain text; empty if it ends in something else than prose."
+    text = re.sub(r"(?s)```.*?```|\$\$.*?\$\$", " ", text).strip()
+    last = re.split(r"\n\s*\n", text)[-1]
+    if re.match(r"#|\|", last):
         return ""
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", lines[-1])
-    text = re.sub(r"\*\*|`|\\(?=\W)|\$", "", text)
-    return re.split(r"(?<=[.!?]) +(?=[A-Z])", text.strip().rstrip(":"))[-1].strip()
+    last = re.sub(r"(?m)^[>*\s-]+", "", last)
+    last = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(last.split()))
+    last = re.sub(r"\*\*?|`|\\(?=\W)|\$", "", last)
+    return re.split(r"(?<=[.!?]) +(?=[A-Z])", last.rstrip(":").strip())[-1].strip()
 
 
-def alt_text(code: str, before: str) -> str:
-    "What a plot shows, from its labels and the text before it."
+def alt_text(code: str, before: str, heading: str) -> str:
+    "What a plot shows: its title, labels and section, and the sentence before it."
 
     def label(what):
         found = re.search(PLOT_LABEL % what, code)
@@ -172,8 +173,8 @@ def alt_text(code: str, before: str) -> str:
 
     title, x, y = label("(?:sup)?title"), label("(?:sup)?xlabel"), label("(?:sup)?ylabel")
     axes = f"{y} over {x}" if x and y else y or x
-    parts = [p for p in (title, axes, plain(before)) if p]
-    return "Plot: " + ("; ".join(dict.fromkeys(parts)) or "result of the code above")
+    parts = dict.fromkeys(p for p in (title, axes, heading, plain(before)) if p)
+    return "Plot: " + "; ".join(parts)
 
 
 def directives(source: str) -> tuple[dict, str]:
@@ -206,7 +207,7 @@ class Page:
                 if c["cell_type"] == "code":
                     c["outputs"] = next(code).get("outputs") or c["outputs"]
         self.module = notebook.stem[3:] if notebook.parent == NBS else None
-        self.state, self.plots, self.before = {"level": 0}, 0, ""
+        self.state, self.plots, self.before, self.heading = {"level": 0}, 0, "", ""
 
     def markdown(self) -> str:
         parts = []
@@ -220,6 +221,7 @@ class Page:
                     )
                 )
                 self.before = source
+                self.heading = (re.findall(r"(?m)^#{1,6} +(.+)$", source) or [self.heading])[-1]
             elif cell["cell_type"] == "code":
                 parts += self.code(cell, source)
         note = f"[notebook]({self.site.file(self.notebook.relative_to(ROOT).as_posix(), self.page)})"
@@ -263,7 +265,7 @@ class Page:
             name = f"plots/{self.page[:-3].replace('/', '-')}-{self.plots}.{suffix}"
             self.site.images[name] = content
             size = f' width="{width_of(content)}"' if suffix == "png" else ""
-            alt = html.escape(alt_text(code, self.before), quote=True)
+            alt = html.escape(alt_text(code, self.before, self.heading), quote=True)
             return self.site.raw(
                 f'<p class="plot"><img src="{relative(name, self.page)}" alt="{alt}"{size} loading="lazy"></p>'
             )
@@ -297,8 +299,9 @@ def defined(code: str) -> list[str]:
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.append(node.name)
-        elif isinstance(node, ast.Assign):
-            names += [t.id for t in node.targets if isinstance(t, ast.Name)]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [t.id for t in targets if isinstance(t, ast.Name)]
     return names
 
 
@@ -360,8 +363,9 @@ class Module:
 
 
 def docstring(node) -> str:
-    "A docstring as Markdown: indented parts and lists keep their lines."
-    return (ast.get_docstring(node) or "").replace("<", "&lt;")
+    "A docstring as Markdown; what looks like a tag outside of code is text."
+    parts = re.split(r"(`[^`]*`)", ast.get_docstring(node) or "")
+    return "".join(p if i % 2 else p.replace("<", "&lt;") for i, p in enumerate(parts))
 
 
 def wrap(text: str, width: int = 84) -> str:
