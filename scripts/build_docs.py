@@ -76,7 +76,7 @@ def gallery(runs: Path | None) -> None:
     if runs and not complete:
         sys.exit(f"docs: no complete runs below {root}")
     if complete:
-        build_gallery(root, GALLERY, complete)
+        build_gallery(root, GALLERY, complete, home="../index.html")
         print(f"gallery: {len(complete)} complete runs below {root}")
 
 
