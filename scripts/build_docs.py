@@ -32,6 +32,7 @@ def execute(notebook: Path, target: Path) -> None:
     wanted = {c.id for c in nb_test_cells(notebook, flags.split() if isinstance(flags, str) else flags)}
     nb = NBProcessor(notebook, rm_directives=False, process=True).nb
     os.environ["IN_TEST"] = "1"
+    notebook, target = notebook.absolute(), target.absolute()
     os.chdir(notebook.parent)
     shell = CaptureShell(notebook)
     try:
