@@ -7,9 +7,9 @@ first (without the cells that nbdev-test leaves out); their outputs are kept in 
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -63,21 +63,18 @@ def execute_changed(fresh: bool) -> None:
         sys.exit(f"docs: {', '.join(failed)} failed")
 
 
-def gallery(runs: Path | None) -> None:
-    "The gallery of the complete runs below `runs`, if there are any, for the site to take in."
-    from hooks import GALLERY
+def gallery(runs: Path | None, out: Path) -> None:
+    "The gallery of the complete runs below `runs`, if there are any, in `out`, for the site to take in."
     from r1nb.gallery import build_gallery
-
     from r1nb.runs import list_runs
     from r1nb.settings import settings
 
-    shutil.rmtree(GALLERY, ignore_errors=True)
     root = (runs or settings().runs).absolute()
     complete = [r for r in list_runs(root) if r.status == "completed"]
     if runs and not complete:
         sys.exit(f"docs: no complete runs below {root}")
     if complete:
-        build_gallery(root, GALLERY, complete, home="../index.html")
+        build_gallery(root, out, complete, home="../index.html")
         print(f"gallery: {len(complete)} complete runs below {root}")
 
 
@@ -131,21 +128,16 @@ def main() -> None:
     start = time.monotonic()
     if args.run:
         execute_changed(args.fresh)
-    from hooks import GALLERY
+    with tempfile.TemporaryDirectory() as pages:
+        os.environ["R1NB_DOCS_GALLERY"] = pages
+        if not args.no_gallery:
+            gallery(args.runs, Path(pages))
+        from mkdocs.__main__ import cli
 
-    if args.no_gallery:
-        shutil.rmtree(GALLERY, ignore_errors=True)
-    else:
-        gallery(args.runs)
-    from mkdocs.__main__ import cli
-
-    config = ["-f", str(ROOT / "mkdocs.yml")]
-    if args.serve:
-        return cli(["serve", *config, "--dev-addr", args.address, "--no-strict"])
-    cli(
-        ["build", *config, "--strict", "--clean", "--quiet", "--site-dir", str(args.out.absolute())],
-        standalone_mode=False,
-    )
+        config = ["-f", str(ROOT / "mkdocs.yml")]
+        if args.serve:
+            return cli(["serve", *config, "--dev-addr", args.address, "--no-strict"])
+        cli(["build", *config, "--strict", "--quiet", "--site-dir", str(args.out.absolute())], standalone_mode=False)
     if broken := broken_links(args.out):
         sys.exit("docs: broken links\n" + "\n".join(broken))
     (args.out / ".nojekyll").touch()

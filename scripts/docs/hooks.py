@@ -1,6 +1,7 @@
 "MkDocs events: the pages, made from notebooks, modules and README.md, and their order."
 
 import hashlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from mkdocs.structure.files import File
 sys.path.insert(0, str(Path(__file__).parent))
 from notebooks import NBS, ROOT, Page, Site, mathml, page_of, rooms, source_page  # noqa: E402
 
-GALLERY = ROOT / "_proc" / "gallery"
+GALLERY = Path(os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery")  # what build_docs.py has made of runs
 SECTIONS = {"0": "Tools", "1": "Data", "2": "SFT", "3": "Reinforcement learning", "4": "Evaluation", "5": "Jobs",
             "6": "Reports", "7": "Command"}  # fmt: skip
 site: Site
@@ -103,6 +104,10 @@ def index() -> str:
 def on_page_content(content, page, config, files):
     if page.file.src_uri.startswith("source/"):  # what fill() puts in, MkDocs does not look at
         page.present_anchor_ids |= set(re.findall(r'id="(L-\d+)"', site.fill(content)))
+    # The search finds prose, signatures and docstrings; with all code its index would be most of what a page loads.
+    content = re.sub(
+        r'<(details class="export"|div class="language-\w+ highlight")', r"<\1 data-search-exclude", content
+    )
     return site.fill(mathml(content)).replace("<table>", '<table tabindex="0">')
 
 

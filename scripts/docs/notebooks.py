@@ -227,7 +227,7 @@ class Page:
         note = f"[notebook]({self.site.file(self.notebook.relative_to(ROOT).as_posix(), self.page)})"
         if self.module in self.site.modules:
             note += f" · [API of r1nb.{self.module}]({relative(f'api/{self.module}.md', self.page)})"
-        parts.insert(1, f"{note}\n{{ .about }}")
+        parts.insert(1, f"{note}\n{{ .about data-search-exclude= }}}}")
         return "\n\n".join(p for p in parts if p) + "\n"
 
     def code(self, cell: dict, source: str):
@@ -255,7 +255,7 @@ class Page:
 
     def output(self, output: dict, code: str) -> str:
         data = output.get("data", {})
-        if output["output_type"] == "error":
+        if output["output_type"] == "error" or output.get("name") == "stderr":  # progress bars, libraries' warnings
             return ""
         if image := data.get("image/png") or data.get("image/svg+xml"):
             suffix = "png" if "image/png" in data else "svg"
@@ -339,7 +339,7 @@ class Module:
         return "\n\n".join(parts) + "\n"
 
     def entry(self, name, node, site, page, url) -> str:
-        link = f"[source]({url})\n{{ .source }}"
+        link = f"[source]({url})\n{{ .source data-search-exclude= }}}}"
         if isinstance(node, ast.Assign | ast.AnnAssign):
             value = ast.unparse(node.value) if node.value else ""
             value = value if len(value) <= 400 else value[:400] + " …"
@@ -356,9 +356,9 @@ class Module:
             ):
                 if method.name[0] == "_" and not docstring(method) and len(method.args.args) < 2:
                     continue
-                shown = method.name.replace("_", r"\_") if method.name[0] == "_" else method.name
-                parts += [f"### {name}.{shown} {{ #{name}.{method.name} }}", fenced(signature(method)),
-                          site.links(docstring(method), page, "r1nb", self.name)]  # fmt: skip
+                shown, anchor = method.name.replace("__", r"\_\_"), f"{name}.{method.name.strip('_')}"
+                text = site.links(docstring(method), page, "r1nb", self.name)
+                parts += [f"### {name}.{shown} {{ #{anchor} }}", fenced(signature(method)), text]
         return "\n\n".join(p for p in parts if p)
 
 
