@@ -1,17 +1,20 @@
 "The documentation in a real browser, over http below a path and from files: pages, search, formulas, plots, colours."
 
+import ast
 import functools
 import gzip
+import html
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, r1nb
 
 pytestmark = pytest.mark.browser
 
@@ -145,6 +148,22 @@ def test_every_page(folder, base, open_page):
     assert seen["gallery/runs/demo-sft.notebook.html"]["images"] == 1
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "r1nb").glob("[a-z]*.py")))
+def test_every_public_name_has_signature_text_and_source(folder, name):
+    tree = ast.parse((ROOT / f"r1nb/{name}.py").read_text(encoding="utf-8"))
+    public = next(ast.literal_eval(n.value) for n in tree.body if ast.unparse(n).startswith("__all__"))
+    page = (folder / f"api/{name}.html").read_text(encoding="utf-8")
+    sections = {m[1]: m[0] for m in re.finditer(r'(?s)<h2 id="([^"]+)">.*?(?=<h2 |</article>)', page)}
+    assert set(sections) == set(public)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public:
+            section = html.unescape(re.sub(r"<[^>]+>", "", sections[node.name]))
+            arguments = [a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)] if hasattr(node, "args") else []
+            words = re.findall(r"\w{4,}", (ast.get_docstring(node) or "").partition("\n")[0])
+            assert [w for w in arguments + words if w not in section] == [], node.name
+            assert f'href="../source/r1nb/{name}.py.html#L-{node.lineno}"' in sections[node.name]
+
+
 def test_the_first_page_is_light(folder, base, open_page):
     page = open_page(base + "index.html")
     page.wait_for_load_state("networkidle")
@@ -229,3 +248,14 @@ def test_the_gallery_compares_runs(base, open_page):
     page.get_by_role("link", name="demo/sft").click()
     page.get_by_role("link", name="The executed notebook").click()
     assert page.locator("img").count() == 1 and page.troubles == []
+
+
+def test_the_command_writes_the_gallery(tmp_path, open_page):
+    demo_runs(tmp_path / "runs")
+    result = r1nb("runs", "--html", tmp_path / "pages", "--stage", "grpo", cwd=tmp_path, runs=tmp_path / "runs")
+    assert (result.code, result.out.strip()) == (0, str(tmp_path / "pages/index.html")), result.err
+    page = open_page((tmp_path / "pages/index.html").as_uri())
+    assert sorted(page.locator("tbody th").all_inner_texts()) == ["demo/grpo-0", "demo/grpo-1"]
+    assert page.get_by_role("img", name="reward over step").count() == 1 and page.troubles == []
+    refused = r1nb("runs", "--html", tmp_path / "runs", cwd=tmp_path, runs=tmp_path / "runs")
+    assert refused.code == 2 and "is no gallery" in refused.err and (tmp_path / "runs/demo/sft/job.ipynb").exists()

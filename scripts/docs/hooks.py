@@ -7,15 +7,35 @@ import sys
 from pathlib import Path
 
 from mkdocs.structure.files import File
+from mkdocs.structure.pages import Page as MkDocsPage
 
 sys.path.insert(0, str(Path(__file__).parent))
-from notebooks import NBS, ROOT, Page, Site, mathml, page_of, rooms, source_page  # noqa: E402
+from notebooks import NBS, ROOT, Page, Site, listing, mathml, page_of, rooms, source_page  # noqa: E402
 
 GALLERY = Path(os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery")  # what build_docs.py has made of runs
 SECTIONS = {"0": "Tools", "1": "Data", "2": "SFT", "3": "Reinforcement learning", "4": "Evaluation", "5": "Jobs",
             "6": "Reports", "7": "Command"}  # fmt: skip
 site: Site
 converted: dict[tuple, tuple] = {}  # while `make docs-serve` runs: pages whose notebook has not changed
+
+
+def on_startup(command, dirty):
+    "While the site is served, a page whose Markdown has not changed is not rendered again."
+    if command != "serve":
+        return
+    render, kept = MkDocsPage.render, {}
+    names = ("content", "toc", "_title_from_render", "present_anchor_ids", "links_to_anchors")
+
+    def remembered(page, config, files):
+        text, result = kept.get(page.file.src_uri, (None, None))
+        if text == page.markdown:
+            page.__dict__.update(result)
+            return
+        text = page.markdown
+        render(page, config, files)
+        kept[page.file.src_uri] = text, {name: page.__dict__[name] for name in names if name in page.__dict__}
+
+    MkDocsPage.render = remembered
 
 
 def on_config(config):
@@ -63,7 +83,7 @@ def on_files(files, config):
         if path.endswith(".ipynb"):  # to take along
             add(path, (ROOT / path).read_bytes())
         else:
-            add(f"source/{path}.md", source_page(site, path))
+            add(listing(path), source_page(site, path))
     if (GALLERY / "index.html").exists():
         for path in sorted(p for p in GALLERY.rglob("*") if p.is_file()):
             add(f"gallery/{path.relative_to(GALLERY).as_posix()}", path.read_bytes())

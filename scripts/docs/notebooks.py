@@ -95,7 +95,7 @@ class Site:
         self.sources.add(path)
         if path.endswith(".ipynb"):
             return relative(path, page)
-        return relative(f"source/{path}.md", page) + (f"#L-{line}" if line else "")
+        return relative(listing(path), page) + (f"#L-{line}" if line else "")
 
     def links(self, text: str, page: str, folder: str, own: str | None = None) -> str:
         "Markdown of a file in `folder` of the repository: links lead to pages, and names in backticks to the API."
@@ -437,6 +437,11 @@ def fields(node: ast.ClassDef) -> str:
     return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows]) if rows else ""
 
 
+def listing(path: str) -> str:
+    "The page that shows the file `path`; MkDocs leaves out folders that begin with a dot."
+    return "source/" + re.sub(r"(^|/)\.", r"\1dot-", path) + ".md"
+
+
 def source_page(site: Site, path: str) -> str:
     "A file of the repository as a page whose lines have anchors `L-1`, `L-2`, …"
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
@@ -445,6 +450,7 @@ def source_page(site: Site, path: str) -> str:
     return f"---\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {path}\n\n{listing}\n"
 
 
+@cache
 def mathml(page: str) -> str:
     "The formulas of an HTML page, as pymdownx.arithmatex marks them, in MathML."
 
