@@ -300,9 +300,15 @@ def defined(code: str) -> list[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.append(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names += [t.id for t in targets if isinstance(t, ast.Name)]
+            names += assigned(node)
     return names
+
+
+def assigned(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    "The names that an assignment gives a value, those in tuples too."
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    names = [n for t in targets for n in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    return [n.id for n in names if isinstance(n, ast.Name)]
 
 
 class Module:
@@ -310,7 +316,8 @@ class Module:
 
     def __init__(self, path: Path):
         self.name, self.path = path.stem, path.relative_to(ROOT).as_posix()
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.source = path.read_text(encoding="utf-8")
+        self.tree = ast.parse(self.source)
         self.text = ast.get_docstring(self.tree) or ""
         exported = [
             n.value for n in self.tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
@@ -321,9 +328,7 @@ class Module:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 self.nodes[node.name] = node
             elif isinstance(node, ast.Assign | ast.AnnAssign):
-                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                    if isinstance(target, ast.Name):
-                        self.nodes[target.id] = node
+                self.nodes |= dict.fromkeys(assigned(node), node)
         self.nodes = {n: node for n, node in self.nodes.items() if n in named}
         self.public = set(self.nodes)
 
@@ -341,9 +346,8 @@ class Module:
     def entry(self, name, node, site, page, url) -> str:
         link = f"[source]({url})\n{{ .source data-search-exclude= }}}}"
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            value = ast.unparse(node.value) if node.value else ""
-            value = value if len(value) <= 400 else value[:400] + " …"
-            return f"{fenced(wrap(f'{name} = {value}'))}\n\n{link}"
+            lines = ast.get_source_segment(self.source, node).splitlines()
+            return f"{fenced(chr(10).join(lines[:12] + ['…'] * (len(lines) > 12)))}\n\n{link}"
         text = site.links(docstring(node), page, "r1nb", self.name)
         if not isinstance(node, ast.ClassDef):
             return f"{fenced(signature(node))}\n\n{link}\n\n{text}"
@@ -366,24 +370,6 @@ def docstring(node) -> str:
     "A docstring as Markdown; what looks like a tag outside of code is text."
     parts = re.split(r"(`[^`]*`)", ast.get_docstring(node) or "")
     return "".join(p if i % 2 else p.replace("<", "&lt;") for i, p in enumerate(parts))
-
-
-def wrap(text: str, width: int = 84) -> str:
-    "An assignment or signature on several lines where it is long: a line for each argument."
-    if len(text) <= width:
-        return text
-    depth, out = 0, ""
-    for i, c in enumerate(text):
-        if c in "([{":
-            depth += 1
-        if c in ")]}":
-            depth -= 1
-            if depth == 0 and "\n" in out and i > width:
-                out += "\n"
-        out += c
-        if (c == "," and depth == 1) or (c in "([{" and depth == 1 and text[i + 1] not in ")]}"):
-            out += "\n   "
-    return out.replace("(\n    ", "(\n    ").replace("   \n", "\n")
 
 
 def signature(node) -> str:
