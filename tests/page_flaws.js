@@ -16,7 +16,7 @@ async () => {
   }
   const prose = document.querySelector('article, main, body').cloneNode(true)
   prose.querySelectorAll('pre, code, script, style, math, table').forEach(e => e.remove())
-  for (const raw of prose.textContent.match(/\$\$|\\\(|\\\[|\\frac/g) || []) found.push('raw formula: ' + raw)
+  for (const raw of prose.textContent.match(/\$\$|\\\(|\\\[|\\frac|\{ ?[:.#][^}]*\}|^#+ |\]\(/gm) || []) found.push('markup that was not rendered: ' + raw)
   for (const m of all('math')) if (!m.getBoundingClientRect().width || m.querySelector('merror')) found.push('formula: ' + m.getAttribute('alttext'))
   return {found, formulas: all('math').length, images: all('img').length}
 }

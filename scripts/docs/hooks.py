@@ -126,7 +126,9 @@ def on_page_content(content, page, config, files):
         page.present_anchor_ids |= set(re.findall(r'id="(L-\d+)"', site.fill(content)))
     # The search finds prose, signatures and docstrings; with all code its index would be most of what a page loads.
     content = re.sub(
-        r'<(details class="export"|div class="language-\w+ highlight")', r"<\1 data-search-exclude", content
+        r'<(details class="export"|div class="language-\w+ highlight"|p class="(?:about|source)")',
+        r"<\1 data-search-exclude",
+        content,
     )
     return site.fill(mathml(content)).replace("<table>", '<table tabindex="0">')
 

@@ -227,7 +227,7 @@ class Page:
         note = f"[notebook]({self.site.file(self.notebook.relative_to(ROOT).as_posix(), self.page)})"
         if self.module in self.site.modules:
             note += f" · [API of r1nb.{self.module}]({relative(f'api/{self.module}.md', self.page)})"
-        parts.insert(1, f"{note}\n{{ .about data-search-exclude= }}}}")
+        parts.insert(1, f"{note}\n{{ .about }}")
         return "\n\n".join(p for p in parts if p) + "\n"
 
     def code(self, cell: dict, source: str):
@@ -276,7 +276,7 @@ class Page:
         if "text/markdown" in data:
             return in_order("".join(data["text/markdown"]), self.state)
         text = "".join(output.get("text") or data.get("text/plain") or "").rstrip()
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|(?m:^\[\d{4}-[^]]*\] \[[A-Z]+\].*\n?)", "", text)  # colours, log lines
         if not text or (data and re.fullmatch(r"<[\w .]+ (?:object )?at 0x[0-9a-f]+>|<Figure size .*>", text)):
             return ""
         return self.site.raw(f'<pre class="output" tabindex="0">{html.escape(text)}</pre>')
@@ -344,7 +344,7 @@ class Module:
         return "\n\n".join(parts) + "\n"
 
     def entry(self, name, node, site, page, url) -> str:
-        link = f"[source]({url})\n{{ .source data-search-exclude= }}}}"
+        link = f"[source]({url})\n{{ .source }}"
         if isinstance(node, ast.Assign | ast.AnnAssign):
             lines = ast.get_source_segment(self.source, node).splitlines()
             return f"{fenced(chr(10).join(lines[:12] + ['…'] * (len(lines) > 12)))}\n\n{link}"
