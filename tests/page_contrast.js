@@ -1,7 +1,9 @@
 // Texts that do not stand out (WCAG 2.2, 1.4.3): each text with the background that its ancestors give it. Returns {looked, found}.
 () => {
   const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true})
-  const rgba = c => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); const d = canvas.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255] }
+  const known = new Map()
+  const rgba = c => { if (!known.has(c)) known.set(c, drawn(c)); return known.get(c) }
+  const drawn = c => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); const d = canvas.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255] }
   const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1)
   const light = c => { const [r, g, b] = c.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b }
   const page = getComputedStyle(document.body).colorScheme, dark = matchMedia('(prefers-color-scheme: dark)').matches

@@ -99,11 +99,12 @@ def browser():
 
 
 @pytest.fixture
-def open_page(browser, base):
+def open_page(browser, folder, base):
     "Function: a page at an address, in a scheme; `page.troubles` gathers errors and requests to anybody else."
     contexts = []
+    nothing = {**json.loads((folder / "search/search_index.json").read_text(encoding="utf-8")), "docs": []}
 
-    def open_at(address, scheme="light", width=1280):
+    def open_at(address, scheme="light", width=1280, search=False):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
@@ -120,6 +121,8 @@ def open_page(browser, base):
         page.on("response", response)
         own = (base, "file://", "data:", "blob:")
         page.on("request", lambda r: None if r.url.startswith(own) else page.troubles.append(f"external: {r.url}"))
+        if not search:  # or each page would build its index, which takes longer than the page
+            page.route("**/search_index.json", lambda r: r.fulfill(json=nothing))
         page.goto(address)
         return page
 
@@ -135,8 +138,6 @@ def test_every_page(folder, base, open_page):
     rooms = {n.stem for n in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
     assert rooms <= {p[:-5] for p in pages} and {"index.html", "api/rewards.html", "gallery/index.html"} <= set(pages)
     page, flaws, seen = open_page(base), {}, {}
-    empty = {**json.loads((folder / "search/search_index.json").read_text(encoding="utf-8")), "docs": []}
-    page.route("**/search_index.json", lambda r: r.fulfill(json=empty))  # or each page would build the index
     for name in pages:
         page.goto(base + name)
         seen[name] = page.evaluate(LOOK)
@@ -165,7 +166,7 @@ def test_every_public_name_has_signature_text_and_source(folder, name):
 
 
 def test_the_first_page_is_light(folder, base, open_page):
-    page = open_page(base + "index.html")
+    page = open_page(base + "index.html", search=True)
     page.wait_for_load_state("networkidle")
     files = {u[len(base) :]: (folder / u[len(base) :]).read_bytes() for u in page.loaded if u.startswith(base)}
     assert page.troubles == [] and {"index.html", "search/search_index.json"} <= set(files)
@@ -183,7 +184,7 @@ def hits(page, text):
 
 @pytest.mark.parametrize("where", ["http", "file"])
 def test_search_finds_a_function(folder, base, open_page, where):
-    page = open_page((base if where == "http" else folder.as_uri() + "/") + "index.html")
+    page = open_page((base if where == "http" else folder.as_uri() + "/") + "index.html", search=True)
     found = hits(page, "accuracy_reward")
     assert "api/rewards.html" in found[0] and page.troubles == []
     page.goto(found[0])
