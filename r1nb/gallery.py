@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMPARED', 'STYLE', 'SWITCH', 'key_metric', 'run_row', 'overlay', 'run_page', 'build_gallery']
 
-# %% ../nbs/62_gallery.ipynb #b6e56a20
-import html as _html, io, json, re, shutil
+# %% ../nbs/62_gallery.ipynb #096a9ee5
+import html as _html, io, re
 from pathlib import Path
 
 import yaml
@@ -15,7 +15,7 @@ from .report import CURVES, export_html
 from .runs import Run, atomic_path, list_runs, write_text
 from .settings import InputError, settings
 
-# %% ../nbs/62_gallery.ipynb #0a516de6
+# %% ../nbs/62_gallery.ipynb #45fa4523
 def key_metric(run: Run) -> str:
     "The figure of `run` that one looks for first, with its name; empty if nothing was measured yet."
     m = run.manifest
@@ -29,7 +29,7 @@ def key_metric(run: Run) -> str:
     last = {k: v for r in run.metrics for k, v in r.items()}
     return ', '.join(f'{k} {last[k]:.3g}' for k in ('loss', 'reward') if isinstance(last.get(k), (int, float)))
 
-# %% ../nbs/62_gallery.ipynb #2d93ca47
+# %% ../nbs/62_gallery.ipynb #aec0363d
 def _short(value, root: Path) -> str:
     "A model, dataset or list of them; a folder below `root` relative to it."
     if isinstance(value, dict): return ', '.join(f'{k}: {_short(v, root)}' for k, v in value.items())
@@ -49,7 +49,7 @@ def run_row(run: Run, root: str | Path) -> dict:
             'hardware': machine, 'took': f'{s // 3600}:{s // 60 % 60:02d}:{s % 60:02d}' if 'seconds' in m else '',
             'revision': git.get('revision', '')[:8] + ('+' if git.get('dirty') else ''), 'date': (m.get('started') or m.get('created') or '')[:16].replace('T', ' ')}
 
-# %% ../nbs/62_gallery.ipynb #5c9cb279
+# %% ../nbs/62_gallery.ipynb #96672a8a
 COMPARED = ['loss', 'eval_loss', 'reward', 'mean_token_accuracy', 'completions/mean_length', 'entropy']
 
 def overlay(runs: dict, key: str, order: list | None = None):
@@ -84,7 +84,7 @@ def _svg(fig, said: str) -> str:
     svg = re.sub(r'<text style="([^"]*)"', r'<text fill="currentColor" style="\1"', svg)
     return re.sub(r'<svg ', f'<svg role="img" aria-label="{_html.escape(said, quote=True)}" ', svg, count=1)
 
-# %% ../nbs/62_gallery.ipynb #08b7cc34
+# %% ../nbs/62_gallery.ipynb #74574e38
 STYLE = """:root{color-scheme:light dark;--fg:#1f2328;--soft:#57606a;--line:#d0d7de;--link:#0550ae;--bg:#fff}
 @media(prefers-color-scheme:dark){:root{--fg:#d8dee6;--soft:#a3adb8;--line:#3d444d;--link:#8ab8ff;--bg:#16191f}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:84em;margin:2em auto;padding:0 1em}
@@ -114,7 +114,7 @@ def _curves(runs: dict) -> str:
         if figures: parts.append((f'<h3>{_html.escape(stage)}</h3>\n' if len(stages) > 1 else '') + f'<div class="grid">{"".join(figures)}</div>')
     return '\n'.join(parts)
 
-# %% ../nbs/62_gallery.ipynb #fc85edf4
+# %% ../nbs/62_gallery.ipynb #c5c3ff6d
 def run_page(run: Run, row: dict, folder: Path) -> Path:
     "Write the page of `run` (and of its executed notebook, if it has one) to `folder`; returns the page's path."
     name = row['run'].replace('/', '-')
@@ -130,7 +130,7 @@ def run_page(run: Run, row: dict, folder: Path) -> Path:
     parts.append(f'<h2>Manifest</h2>\n<pre tabindex="0">{_html.escape(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=120))}</pre>')
     return write_text(folder/f'{name}.html', _page(row['run'], '\n'.join(parts), '<a href="../index.html">All runs</a>'))
 
-# %% ../nbs/62_gallery.ipynb #2c086a12
+# %% ../nbs/62_gallery.ipynb #b0fb6726
 def build_gallery(root: str | Path | None, out: str | Path, runs: list[Run] | None = None, home: str | None = None) -> Path:
     """Write pages of `runs` (default: all below `root`, the settings' runs folder if None) to the folder `out`; returns its `index.html`.
 
