@@ -10,10 +10,10 @@ SPACE := $(subst ,, )
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart evaluate test lab export docs clean
+.PHONY: help setup quickstart evaluate test lab export docs docs-serve clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup:  ## make the virtual environment and install r1nb with EXTRAS (default: dev,lab); can be run again
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" EXTRAS="$(EXTRAS)" bash scripts/setup.sh
@@ -38,8 +38,13 @@ lab: $(BIN)/r1nb  ## JupyterLab on the notebooks
 export: $(BIN)/r1nb  ## notebooks -> r1nb/, and clean the notebooks
 	nbdev-export && nbdev-clean
 
-docs: $(BIN)/r1nb  ## the job and source notebooks as HTML pages in _docs
-	python scripts/build_docs.py
+docs: $(BIN)/r1nb  ## [RUN=1] [RUNS=folder]: the documentation site in _docs; RUN=1 executes changed notebooks first
+	@python -c 'import material, latex2mathml' 2>/dev/null || python -m pip install -q -e '.[docs]'
+	python scripts/build_docs.py $(if $(RUN),--run) $(if $(RUNS),--runs $(RUNS))
+
+docs-serve: $(BIN)/r1nb  ## the documentation on 127.0.0.1:8000, made again when a notebook changes
+	@python -c 'import material, latex2mathml' 2>/dev/null || python -m pip install -q -e '.[docs]'
+	python scripts/build_docs.py --serve
 
 clean:  ## remove what can be made again (not runs/, not the virtual environment)
 	rm -rf _docs _proc build dist .pytest_cache .ruff_cache .hypothesis *.egg-info

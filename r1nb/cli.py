@@ -72,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     _job_options(p)
     p = commands.add_parser('runs', help='list runs', allow_abbrev=False)
     p.add_argument('--stage', help='only runs of this stage')
+    p.add_argument('--html', metavar='FOLDER', help='write them as web pages: table, curves, records')
     p.add_argument('--json', action='store_true', help='one JSON object a line')
     p = commands.add_parser('show', help='what a run was and how it ended', allow_abbrev=False)
     p.add_argument('run', help='a run folder, or the end of its path (quickstart/sft)')
@@ -195,7 +196,11 @@ def _duration(seconds) -> str:
 def _runs(args, rest) -> int:
     from r1nb.runs import list_runs
     from r1nb.slurm import queue, state_of
-    if rest: raise InputError(f"unknown option {rest[0]}; valid: --stage, --json")
+    if rest: raise InputError(f"unknown option {rest[0]}; valid: --stage, --json, --html")
+    if args.html:
+        from r1nb.gallery import build_gallery
+        print(build_gallery(None, args.html, [r for r in list_runs() if args.stage in (None, r.manifest.get('stage'))]))
+        return 0
     root, rows, states = settings().runs, [], queue()
     for run in list_runs(root):
         m = run.manifest

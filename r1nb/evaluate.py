@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .benchmarks import find_benchmark, judge, read_benchmark, reported
-from .models import ModelChoice, load_tokenizer, resolve_model
+from .models import ModelChoice, load_tokenizer, prefilled, resolve_model
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, load_problems, to_messages
 from .recipes import load_config
-from .rewards import prefilled
 from .runs import Run, atomic_path, plain, rank, write_text
 from .sampling import SamplingConfig, make_sampler, stream_samples
 from .settings import InputError, did_you_mean
@@ -74,7 +73,7 @@ def load_tasks(cfg: EvaluateConfig, problems: ProblemsConfig, sampling: Sampling
 def grade(samples: list[dict], problems, kind: str = 'math', opened: str = ''):
     """Per-sample table of `samples` (rows of `stream_samples`) on `problems` (a table or rows with `problem_id`, `problem`, `answer`, `verification`).
 
-    `opened`: what the prompt has already begun of every completion, see `prefilled` in rewards.
+    `opened`: what the prompt has already begun of every completion, see `prefilled` in models.
 
     Columns: `problem_id, sample, problem, answer, completion, extracted, correct, finish_reason, num_tokens, repetition, level, subject`.
     Raises `InputError` if a reference answer cannot be parsed: it would count as wrong for every model."""

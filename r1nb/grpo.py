@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from trl import GRPOConfig as TRLGRPOConfig, GRPOTrainer
 
-from .models import ModelChoice, load_model, load_tokenizer, resolve_model
+from .models import ModelChoice, load_model, load_tokenizer, prefilled, resolve_model
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, load_problems, to_messages
 from .recipes import load_config
-from .rewards import RewardOptions, get_reward_funcs, prefilled
+from .rewards import RewardOptions, get_reward_funcs
 from .runs import Run
 from .sampling import draw_tokens
 from .settings import InputError

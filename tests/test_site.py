@@ -1,0 +1,262 @@
+"The documentation in a real browser, over http below a path and from files: pages, search, formulas, plots, colours."
+
+import ast
+import functools
+import gzip
+import html
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT, r1nb
+
+pytestmark = pytest.mark.browser
+
+LOOK = (ROOT / "tests" / "page_flaws.js").read_text(encoding="utf-8")
+CONTRAST = (ROOT / "tests" / "page_contrast.js").read_text(encoding="utf-8")
+
+
+def browser_program():
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def demo_runs(root):
+    "Three runs as the stages leave them, without a model: SFT with a record that holds a plot, two of GRPO."
+    import base64
+    import io
+
+    import matplotlib.figure
+    import nbformat
+
+    from r1nb.runs import open_run, running
+
+    picture = io.BytesIO()
+    figure = matplotlib.figure.Figure(figsize=(3, 2))
+    figure.subplots().plot([2, 1])
+    figure.savefig(picture, format="png")
+    sft = open_run(root / "demo/sft", "sft", {"model_name_or_path": "bundled"}, seed=0)
+    with running(sft) as summary:
+        for step in range(1, 21):
+            sft.log(step, loss=0.5 + 1 / step)
+        summary.update(train_loss=0.68)
+    data = {"image/png": base64.b64encode(picture.getvalue()).decode()}
+    cells = [nbformat.v4.new_markdown_cell("# sft"),
+             nbformat.v4.new_code_cell("plot()", outputs=[nbformat.v4.new_output("display_data", data)])]  # fmt: skip
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), sft / "job.ipynb")
+    for seed in (0, 1):
+        run = open_run(root / f"demo/grpo-{seed}", "grpo", {"model_name_or_path": str(sft / "model")}, seed=seed)
+        with running(run) as summary:
+            for step in range(1, 11):
+                run.log(step, loss=0.01, reward=0.4 + step * 0.03 + seed / 10)
+            summary.update(reward_first=0.43, reward_last=0.7)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "The site, built as `make docs` builds it, in a folder `r1nb`."
+    pytest.importorskip("material", reason="the extra `docs` is not installed")
+    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("web") / "r1nb"
+    demo_runs(runs)
+    command = [sys.executable, ROOT / "scripts/build_docs.py", "--out", out, "--runs", runs]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    "The site's address: below /r1nb/, as on GitHub Pages."
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder.parent))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/r1nb/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    program = browser_program()
+    if program is None:
+        pytest.skip("no Chromium")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, folder, base):
+    "Function: a page at an address, in a scheme; `page.troubles` gathers errors and requests to anybody else."
+    contexts = []
+    nothing = {**json.loads((folder / "search/search_index.json").read_text(encoding="utf-8")), "docs": []}
+
+    def open_at(address, scheme="light", width=1280, search=False):
+        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.troubles, page.loaded = [], []
+        page.on("console", lambda m: page.troubles.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: page.troubles.append(str(e)))
+        page.on("requestfailed", lambda r: "ABORTED" in r.failure or page.troubles.append(f"failed: {r.url}"))
+
+        def response(r):
+            if r.status >= 400:
+                page.troubles.append(f"{r.status}: {r.url}")
+            page.loaded.append(r.url)
+
+        page.on("response", response)
+        own = (base, "file://", "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(own) else page.troubles.append(f"external: {r.url}"))
+        if not search:  # or each page would build its index, which takes longer than the page
+            page.route("**/search_index.json", lambda r: r.fulfill(json=nothing))
+        page.goto(address)
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+
+
+def test_every_page(folder, base, open_page):
+    pages = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.html") if p.name != "404.html")
+    listings = [p for p in pages if p.startswith("source/")]
+    pages = [p for p in pages if p not in listings[2:]]  # they are all alike
+    rooms = {n.stem for n in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
+    assert rooms <= {p[:-5] for p in pages} and {"index.html", "api/rewards.html", "gallery/index.html"} <= set(pages)
+    page, flaws, seen = open_page(base), {}, {}
+    for name in pages:
+        page.goto(base + name)
+        seen[name] = page.evaluate(LOOK)
+        if found := seen[name]["found"] + page.troubles:
+            flaws[name] = found
+        page.troubles.clear()
+    assert flaws == {}
+    assert seen["09_statistics.html"]["formulas"] > 40 and seen["32_grpo.html"]["images"] >= 2
+    assert seen["gallery/runs/demo-sft.notebook.html"]["images"] == 1
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "r1nb").glob("[a-z]*.py")))
+def test_every_public_name_has_signature_text_and_source(folder, name):
+    tree = ast.parse((ROOT / f"r1nb/{name}.py").read_text(encoding="utf-8"))
+    public = next(ast.literal_eval(n.value) for n in tree.body if ast.unparse(n).startswith("__all__"))
+    page = (folder / f"api/{name}.html").read_text(encoding="utf-8")
+    sections = {m[1]: m[0] for m in re.finditer(r'(?s)<h2 id="([^"]+)">.*?(?=<h2 |</article>)', page)}
+    assert set(sections) == set(public)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public:
+            section = html.unescape(re.sub(r"<[^>]+>", "", sections[node.name]))
+            arguments = [a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)] if hasattr(node, "args") else []
+            words = re.findall(r"\w{4,}", (ast.get_docstring(node) or "").partition("\n")[0])
+            assert [w for w in arguments + words if w not in section] == [], node.name
+            assert f'href="../source/r1nb/{name}.py.html#L-{node.lineno}"' in sections[node.name]
+
+
+def test_the_first_page_is_light(folder, base, open_page):
+    page = open_page(base + "index.html", search=True)
+    page.wait_for_load_state("networkidle")
+    files = {u[len(base) :]: (folder / u[len(base) :]).read_bytes() for u in page.loaded if u.startswith(base)}
+    assert page.troubles == [] and {"index.html", "search/search_index.json"} <= set(files)
+    sizes = {name: len(gzip.compress(content)) for name, content in files.items()}  # as GitHub Pages sends them
+    assert 50_000 < sum(sizes.values()) < 300_000, sizes
+
+
+def hits(page, text):
+    page.wait_for_load_state("networkidle")  # from files a letter typed before the search is there is lost
+    page.keyboard.press("/")
+    page.get_by_role("textbox", name="Search").press_sequentially(text, delay=20)
+    page.locator(".md-search-result__link", has_text=text).first.wait_for(timeout=20000)
+    return page.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
+
+
+@pytest.mark.parametrize("where", ["http", "file"])
+def test_search_finds_a_function(folder, base, open_page, where):
+    page = open_page((base if where == "http" else folder.as_uri() + "/") + "index.html", search=True)
+    found = hits(page, "accuracy_reward")
+    assert "api/rewards.html" in found[0] and page.troubles == []
+    page.goto(found[0])
+    assert page.locator("#accuracy_reward").is_visible() and page.troubles == []
+
+
+def test_a_formula_is_laid_out_in_its_font(base, open_page):
+    page = open_page(base + "32_grpo.html")
+    fraction = page.locator("math mfrac").first
+    above, below = (fraction.locator(":scope > *").nth(i).bounding_box() for i in (0, 1))
+    assert above["y"] + above["height"] <= below["y"] + 2
+    page.evaluate("document.fonts.ready")
+    assert page.evaluate("[...document.fonts].map(f => f.family + ' ' + f.status)") == ["STIX Two Math loaded"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out(base, open_page, scheme):
+    page, flaws = open_page(base, scheme), {}
+    pages = ("index.html", "32_grpo.html", "13_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
+             "gallery/index.html", "gallery/runs/demo-sft.html")  # fmt: skip
+    for name in pages:
+        page.goto(base + name)
+        result = page.evaluate(CONTRAST)
+        assert result["looked"] > 20, name
+        if result["found"]:
+            flaws[name] = result["found"]
+    assert flaws == {}
+    page.evaluate("document.querySelector('h1').style.color = '#888'; document.querySelector('p').style.color = '#777'")
+    assert len(page.evaluate(CONTRAST)["found"]) >= 1  # it would have seen one
+
+
+def test_the_switch_to_dark_is_remembered(base, open_page):
+    page = open_page(base + "index.html")
+    page.locator("label[title=Dark]").click()
+    page.goto(base + "32_grpo.html")
+    assert page.get_attribute("body", "data-md-color-scheme") == "slate"
+
+
+def test_the_map_leads_through_the_pipeline(base, open_page):
+    page = open_page(base + "index.html")
+    targets = page.eval_on_selector_all(".map a", "links => links.map(a => a.href.baseVal)")
+    assert {"11_generate.html", "13_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
+    page.locator(".map a", has_text="GRPO").click()
+    assert page.url.endswith("/r1nb/32_grpo.html")
+
+
+def test_nothing_sticks_out_of_a_narrow_window(base, open_page):
+    page = open_page(base, width=380)
+    for name in ("index.html", "09_statistics.html", "50_engine.html", "api/launch.html", "gallery/index.html"):
+        page.goto(base + name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 381, name
+
+
+def test_the_gallery_compares_runs(base, open_page):
+    page = open_page(base + "gallery/index.html")
+    assert page.locator("tbody tr").count() == 3 and page.get_by_role("img", name="reward over step").count() == 1
+    reward = page.locator("svg", has=page.locator("text=reward"))
+    lines = reward.locator("[id^=run-] path")
+    assert lines.count() == 2 and all(lines.nth(i).bounding_box()["width"] > 100 for i in (0, 1))
+    page.get_by_role("checkbox", name="demo/grpo-0").uncheck()
+    assert [lines.nth(i).is_visible() for i in (0, 1)].count(True) == 1
+    page.get_by_role("link", name="demo/sft").click()
+    page.get_by_role("link", name="The executed notebook").click()
+    assert page.locator("img").count() == 1 and page.troubles == []
+
+
+def test_the_command_writes_the_gallery(tmp_path, open_page):
+    demo_runs(tmp_path / "runs")
+    result = r1nb("runs", "--html", tmp_path / "pages", "--stage", "grpo", cwd=tmp_path, runs=tmp_path / "runs")
+    assert (result.code, result.out.strip()) == (0, str(tmp_path / "pages/index.html")), result.err
+    page = open_page((tmp_path / "pages/index.html").as_uri())
+    assert sorted(page.locator("tbody th").all_inner_texts()) == ["demo/grpo-0", "demo/grpo-1"]
+    assert page.get_by_role("img", name="reward over step").count() == 1 and page.troubles == []
+    refused = r1nb("runs", "--html", tmp_path / "runs", cwd=tmp_path, runs=tmp_path / "runs")
+    assert refused.code == 2 and "is no gallery" in refused.err and (tmp_path / "runs/demo/sft/job.ipynb").exists()
