@@ -527,6 +527,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'r1nb.sft.NotebookBar': ('sft.html#notebookbar', 'r1nb/sft.py'),
                           'r1nb.sft.NotebookBar.on_log': ('sft.html#notebookbar.on_log', 'r1nb/sft.py'),
                           'r1nb.sft.NotebookBar.on_step_end': ('sft.html#notebookbar.on_step_end', 'r1nb/sft.py'),
+                          'r1nb.sft.NotebookBar.on_train_begin': ('sft.html#notebookbar.on_train_begin', 'r1nb/sft.py'),
                           'r1nb.sft.NotebookBar.on_train_end': ('sft.html#notebookbar.on_train_end', 'r1nb/sft.py'),
                           'r1nb.sft.Progress': ('sft.html#progress', 'r1nb/sft.py'),
                           'r1nb.sft.Progress.on_log': ('sft.html#progress.on_log', 'r1nb/sft.py'),

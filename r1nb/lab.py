@@ -23,23 +23,23 @@ from .runs import Run, _process_start, find_run, process_mark, write_text
 from .settings import InputError, did_you_mean
 from .slurm import SlurmOptions, batch_script, queue, state_of
 
-# %% ../nbs/61_lab.ipynb #ad59d58e
+# %% ../nbs/61_lab.ipynb #45bb3897
 class Place:
-    "A place in a cell's output for something that changes: shown anew at most every `every` seconds, and in at most a twentieth of the time."
+    "A place in a cell's output for something that changes: shown anew at most every `every` seconds, and in at most a tenth of the time."
     def __init__(self, every: float = 5.0): self.every, self.handle, self.next = every, None, 0.0
 
     def show(self, make, now: bool = False):
         "Show what `make()` returns, a figure or a mapping of MIME types, if it is time (or `now`)."
-        begin = time.monotonic()
-        if begin < self.next and not now: return
+        if time.monotonic() < self.next and not now: return
         from IPython.display import display
         import matplotlib.pyplot as plt
+        begin = time.monotonic()
         thing = make()
         raw = isinstance(thing, dict)
         if not raw: plt.close(thing)                                   # else the cell would show it once more at its end
         if self.handle is None: self.handle = display(thing, display_id=True, raw=raw)
         else: self.handle.update(thing, raw=raw)
-        self.next = time.monotonic() + max(self.every, 20 * (time.monotonic() - begin))
+        self.next = time.monotonic() + max(self.every, 10 * (time.monotonic() - begin))
 
 # %% ../nbs/61_lab.ipynb #eab1de89
 FIRST = ('reward', 'loss', 'eval_loss', 'mean_token_accuracy', 'frac_reward_zero_std', 'completions/mean_length', 'entropy', 'grad_norm')

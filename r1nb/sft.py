@@ -170,6 +170,9 @@ class Progress(ProgressCallback):
 class NotebookBar(NotebookProgressCallback):
     "The same for transformers' bar in a Jupyter kernel."
     text = ''
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.training_tracker.inner_table = None                       # its head, which would stand there empty
     def on_step_end(self, args, state, control, **kwargs): self.training_tracker.update(state.global_step, comment=self.text)
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs: self.text = ', '.join(f'{name} {value}' for name, value in watched(logs).items()) or self.text
@@ -220,9 +223,9 @@ class Checkpoints(TrainerCallback):
 
 # %% ../nbs/20_sft.ipynb #6e4ffda3
 @contextmanager
-def gentle_interrupt(watch: Checkpoints, kernel: bool | None = None):
-    "In a Jupyter `kernel` (default: look), the first interrupt sets `watch.interrupted`, the second raises `KeyboardInterrupt`. Elsewhere nothing changes."
-    if not (in_kernel() if kernel is None else kernel) or threading.current_thread() is not threading.main_thread():
+def gentle_interrupt(watch: Checkpoints):
+    "In a Jupyter kernel, the first interrupt sets `watch.interrupted`, the second raises `KeyboardInterrupt`. Elsewhere nothing changes."
+    if not in_kernel() or threading.current_thread() is not threading.main_thread():
         yield
         return
     def arrived(signum, frame):
