@@ -16,9 +16,10 @@ import pytest
 import yaml
 from conftest import DEADLINE, ROOT, TASK, TRAINING, wait_for
 
-from r1nb.lab import launcher, watch
+from r1nb.lab import launcher, submit, watch
 from r1nb.launch import free_port
 from r1nb.runs import Run
+from r1nb.settings import InputError
 from r1nb.sft import checkpoints
 
 JOBS = ROOT / "nbs" / "jobs"
@@ -210,6 +211,32 @@ def test_a_job_that_is_sent_away_outlives_the_kernel(kernel, recipe, tmp_path):
     cells = nbformat.read(tmp_path / "run" / "job.ipynb", 4).cells
     figures = [c.source for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(figures) == 1 and figures[0].startswith("curves(")  # a record has the curves once, at the end
+
+
+def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeypatch):
+    "With stand-ins for Slurm's commands; tests/test_slurm.py has a real cluster."
+    replies = {
+        "sbatch": 'cat > script; [ "$1" = --test-only ] || echo 41',
+        "squeue": "[ ! -e script ] || echo 41 PENDING",
+    }
+    for name, reply in replies.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\ncd {tmp_path}\n{reply}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match="no time limit"):
+        submit("sft", str(recipe), run_dir=folder, slurm=True, time="soon")
+    assert not folder.exists()
+    run = submit("sft", str(recipe), {}, folder, slurm=True, accelerator="ddp", num_processes=2, time="1:00:00")
+    assert (run.status, run.manifest["slurm"]["job"]) == ("queued", 41)
+    script = (tmp_path / "script").read_text()
+    assert "#SBATCH --time=1:00:00" in script and "R1NB_PROCESSES=2" in script and f"R1NB_RUN_DIR={folder}" in script
+    with pytest.raises(InputError, match="in the queue, as job 41"):
+        submit("sft", str(recipe), {}, folder, slurm=True)
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2; exit 1\n")
+    with pytest.raises(InputError, match="invalid partition"):
+        submit("sft", str(recipe), {}, tmp_path / "other", slurm=True)
+    assert Run(tmp_path / "other").status == "created"
 
 
 def browser():
