@@ -319,7 +319,7 @@ def test_all_cells_of_a_job_in_a_browser(jupyterlab):
         live = figures.first
         live.scroll_into_view_if_needed()
         assert live.evaluate("image => image.complete && image.naturalWidth > 100")
-        page.screenshot(path=os.environ.get("R1NB_SCREENSHOT") or home / "sft.png")
+        page.screenshot(path=home / "sft.png")
         assert panel.locator("progress").count() == 1
         assert panel.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
         chromium.close()
