@@ -300,7 +300,7 @@ def jupyterlab(recipe, tmp_path_factory):
 def test_all_cells_of_a_job_in_a_browser(jupyterlab):
     from playwright.sync_api import expect, sync_playwright
 
-    program, (address, home), patience = browser(), jupyterlab, 400_000
+    program, (address, home), patience = browser(), jupyterlab, 240_000
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1300, "height": 1000})
@@ -309,12 +309,14 @@ def test_all_cells_of_a_job_in_a_browser(jupyterlab):
         panel.locator("h2", has_text="Run the stages").wait_for(timeout=patience)  # the start page
         panel.locator("a", has_text="jobs/sft").first.click()
         panel.locator("h1", has_text="supervised fine-tuning").wait_for(timeout=patience)
-        status = panel.locator(".jp-Notebook-ExecutionIndicator")
-        expect(status).to_have_attribute("data-status", "idle", timeout=patience)
+        # The indicator says idle also before there is a connection to the kernel; the status bar does not.
+        page.locator("#jp-main-statusbar", has_text="Python 3 (ipykernel) | Idle").wait_for(timeout=patience)
         page.locator(".lm-MenuBar-item", has_text="Run").click()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+        panel.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*1]\]")).first.wait_for(timeout=patience)
         figures = panel.locator(".jp-OutputArea-output img")
         figures.nth(1).wait_for(state="attached", timeout=patience)  # the live one, then that of all curves
+        status = panel.locator(".jp-Notebook-ExecutionIndicator")
         expect(status).to_have_attribute("data-status", "idle", timeout=patience)
         live = figures.first
         live.scroll_into_view_if_needed()
