@@ -32,8 +32,8 @@ test: $(BIN)/r1nb  ## notebooks, export in sync, pytest
 	nbdev-test nbs --n-workers 0 --skip-folder-re '^(jobs|[_.])'
 	pytest
 
-lab: $(BIN)/r1nb  ## JupyterLab on the notebooks
-	jupyter lab nbs
+lab: $(BIN)/r1nb  ## JupyterLab, on its start page [ARGS="--no-browser --port 9000"]
+	LD_PRELOAD="$$(python -c 'from r1nb.launch import job_environment; print(job_environment().get("LD_PRELOAD", ""))')" jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 export: $(BIN)/r1nb  ## notebooks -> r1nb/, and clean the notebooks
 	nbdev-export && nbdev-clean

@@ -7,7 +7,7 @@ __all__ = ['LONGEST_TREE', 'CLASSES', 'ALIASES', 'GRPOConfig', 'prompt_dataset',
            'GroupTrainer', 'configure', 'check', 'run_grpo']
 
 # %% ../nbs/32_grpo.ipynb #166fe2f5
-import os
+import copy, os
 from dataclasses import dataclass, field
 
 import torch
@@ -151,15 +151,16 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     get_reward_funcs(args)
     load_problems(problems)
 
-def run_grpo(run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> dict:
-    "Train `model` with GRPO on `problems`; the policy is in `run/'model'`. Returns the summary."
+def run_grpo(run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, callbacks=()) -> dict:
+    "Train `model` with GRPO on `problems`; the policy is in `run/'model'`. `callbacks` are transformers' (see lab). Returns the summary."
     score_completions_only()
     tokenizer = load_tokenizer(model)
+    args = copy.copy(args)                                              # the trainer changes it, and the cell may be run again
     args.output_dir = str(run/'checkpoints')
     if url := os.environ.get('R1NB_SERVER_URL'):                        # a vLLM server beside the training, see slurm
         args.use_vllm, args.vllm_mode, args.vllm_server_base_url = True, 'server', url
     trainer = GroupTrainer(load_model(model, tokenizer), reward_funcs=get_reward_funcs(args, prefilled(tokenizer)), args=args, processing_class=tokenizer,
-                          train_dataset=prompt_dataset(problems, tokenizer, args.max_prompt_length), peft_config=lora(model))
+                          train_dataset=prompt_dataset(problems, tokenizer, args.max_prompt_length), callbacks=list(callbacks), peft_config=lora(model))
     summary = train(run, trainer, tokenizer)
     rewards = [r['reward'] for r in run.metrics if 'reward' in r]
     third = max(1, len(rewards) // 3)

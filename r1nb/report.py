@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CURVES', 'config_table', 'text_table', 'show_texts', 'curves', 'results_table', 'differences_table', 'accuracy_plot',
-           'groups_plot', 'passes_plot', 'lengths_plot', 'reported_table', 'failures', 'browse', 'export_html',
-           'report_pipeline']
+           'groups_plot', 'passes_plot', 'lengths_plot', 'reported_table', 'failures', 'browse', 'browse_rewards',
+           'export_html', 'report_pipeline']
 
 # %% ../nbs/60_report.ipynb #aa8bf321
 import html as _html, json
@@ -155,16 +155,24 @@ def failures(table, count: int = 8) -> list[dict]:
     picked = pd.concat([wrong[wrong.order < 2].head(count // 2), wrong[wrong.order == 2].head(count)]).head(count)
     return picked[['problem', 'answer', 'extracted', 'finish_reason', 'num_tokens', 'completion']].to_dict('records')
 
-def browse(rows: list[dict], end: int = 6000):
-    "Samples that unfold at a click: a line with verdict and length, below it problem and completion (its last `end` characters)."
+def browse(rows: list[dict], end: int = 6000, line=None):
+    "Samples that unfold at a click: a line (`line(row)`; default: verdict and length), below it problem and completion (its last `end` characters)."
     from IPython.display import HTML
     parts = []
     for r in rows:
         say = lambda key: _html.escape(str(r[key] if r[key] is not None and r[key] == r[key] else 'none'))
         text = r['completion'] if len(r['completion']) <= end else f"[{len(r['completion']) - end} characters before]\n…{r['completion'][-end:]}"
-        parts.append(f"<details><summary>{_html.escape(' '.join(r['problem'].split())[:90])}: <b>{say('extracted')}</b> for {say('answer')} ({say('finish_reason')}, {say('num_tokens')} tokens)</summary>"
+        verdict = _html.escape(line(r)) if line else f"<b>{say('extracted')}</b> for {say('answer')} ({say('finish_reason')}, {say('num_tokens')} tokens)"
+        parts.append(f"<details><summary>{_html.escape(' '.join(r['problem'].split())[:90])}: {verdict}</summary>"
                      f"<div style='white-space:pre-wrap;font-family:monospace;font-size:90%;border-left:3px solid #999;padding-left:1em;margin:0.5em'>{_html.escape(r['problem'])}<hr>{_html.escape(text)}</div></details>")
     return HTML('\n'.join(parts) or 'none')
+
+def browse_rewards(table):
+    "The table of `preview_rewards` as samples that unfold; the line says what each reward gives."
+    rewards = [c for c in table.columns if c not in ('prompt', 'completion')]
+    def line(r): return ', '.join(f'{k} none' if r[k] != r[k] else f'{k} {r[k]:.2f}' for k in rewards)
+    def problem(prompt): return prompt if isinstance(prompt, str) else prompt[-1]['content']
+    return browse([{**r, 'problem': problem(r['prompt'])} for r in table.to_dict('records')], line=line)
 
 # %% ../nbs/60_report.ipynb #d6212dd8
 def export_html(notebook: str | Path, page: str | Path, hide_code: bool = True) -> Path:

@@ -6,10 +6,10 @@
 __all__ = ['PACKAGES', 'STATES', 'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision',
            'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'rank', 'world_size',
            'under_deepspeed', 'shared', 'wait_for_everyone', 'Preempted', 'Run', 'batch_job', 'open_run',
-           'check_writable', 'running', 'list_runs', 'find_run']
+           'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
-import datetime, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time
+import datetime, gc, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time, traceback
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -287,6 +287,11 @@ def check_writable(path: str | Path, need_mib: int = 64) -> None:
         raise InputError(f"output folder {path}: only {free:.0f} MiB free on its disk, {need_mib} needed; free some or choose another")
 
 # %% ../nbs/01_runs.ipynb #6153306b
+def in_kernel() -> bool:
+    "Whether this process is a Jupyter kernel, in which a person runs cells; a job's process, whose notebook is a record, is none."
+    ipython = sys.modules.get('IPython')
+    return ipython is not None and hasattr(ipython.get_ipython(), 'kernel')
+
 @contextmanager
 def running(run: Run):
     """Mark `run` as running while the body runs, then as completed, failed, interrupted (Ctrl-C) or preempted (SIGTERM).
@@ -299,8 +304,10 @@ def running(run: Run):
         spent = run.manifest.get('seconds', 0) + time.time() - begin
         run.update(status=status, ended=now(), seconds=round(spent, 1), error=error, summary=summary)
     try: yield summary
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         finish('interrupted', 'KeyboardInterrupt')
+        traceback.clear_frames(e.__traceback__)
+        gc.collect()
         raise
     except Exception as e:
         finish('failed', f'{type(e).__name__}: {e}')

@@ -4,24 +4,27 @@
 
 # %% auto #0
 __all__ = ['WATCHED', 'SEAL', 'CLASSES', 'ALIASES', 'TracesConfig', 'as_pair', 'load_traces', 'suit_machine', 'TrainingDefaults',
-           'SFTConfig', 'MasterAdamW', 'RunLogger', 'Progress', 'seal_checkpoint', 'is_complete', 'checkpoints',
-           'last_checkpoint', 'Checkpoints', 'score_completions_only', 'needs_master', 'train', 'save_trained',
-           'is_sharded', 'check_adapter', 'lora', 'configure', 'check', 'run_sft']
+           'SFTConfig', 'MasterAdamW', 'RunLogger', 'watched', 'Progress', 'NotebookBar', 'seal_checkpoint',
+           'is_complete', 'checkpoints', 'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'score_completions_only',
+           'needs_master', 'train', 'save_trained', 'is_sharded', 'check_adapter', 'lora', 'configure', 'check',
+           'run_sft']
 
 # %% ../nbs/20_sft.ipynb #d38ba7fc
-import json, os, shutil, time
+import copy, json, os, shutil, signal, threading, time
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.utils.notebook import NotebookProgressCallback
 from trl import SFTConfig as TRLSFTConfig
 
 from .models import ModelChoice, load_model, load_tokenizer, resolve_model, save_model
 from .problems import R1_SYSTEM_PROMPT, problem_id, read_rows, split_of, to_messages
 from .recipes import load_config
-from .runs import Preempted, Run, shared, under_deepspeed, wait_for_everyone, write_text
+from .runs import Preempted, Run, in_kernel, shared, under_deepspeed, wait_for_everyone, write_text
 from .settings import InputError, settings
 
 # %% ../nbs/20_sft.ipynb #86b7e8bc
@@ -59,6 +62,7 @@ def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
     if not cfg.dataset_name: raise InputError("dataset_name: which traces? Name a curate run's dataset folder, a file or a Hub id")
     if Path(cfg.dataset_name).suffix in ('.jsonl', '.parquet', '.json', '.csv') or Path(cfg.dataset_name).exists() or '/' not in cfg.dataset_name:
         rows = read_rows(cfg.dataset_name)
+    elif Path(cfg.dataset_name).is_absolute(): raise InputError(f"dataset_name: {cfg.dataset_name} does not exist; if an earlier stage is to write it, run that stage first")
     else:
         from datasets import load_dataset
         try: rows = load_dataset(cfg.dataset_name, cfg.dataset_config, split=cfg.dataset_train_split)
@@ -154,11 +158,25 @@ class RunLogger(TrainerCallback):
             except (TypeError, ValueError): pass
         self.run.log(state.global_step, **numbers)
 
+def watched(logs: dict) -> dict[str, str]:
+    "The numbers of `WATCHED` in `logs`, short."
+    return {name: f'{float(logs[key]):.3g}' for key, name in WATCHED.items() if key in logs}
+
 class Progress(ProgressCallback):
     "transformers' progress bar, with the watched numbers at its end instead of a line a log."
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is None or not logs: return
-        self.training_bar.set_postfix({name: f'{float(logs[key]):.3g}' for key, name in WATCHED.items() if key in logs})
+        if self.training_bar is not None and logs: self.training_bar.set_postfix(watched(logs))
+
+class NotebookBar(NotebookProgressCallback):
+    "The same for transformers' bar in a Jupyter kernel."
+    text = ''
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.training_tracker.inner_table = None                       # its head, which would stand there empty
+    def on_step_end(self, args, state, control, **kwargs): self.training_tracker.update(state.global_step, comment=self.text)
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs: self.text = ', '.join(f'{name} {value}' for name, value in watched(logs).items()) or self.text
+    def on_train_end(self, args, state, control, **kwargs): self.training_tracker.update(state.global_step, force_update=True, comment=self.text)
 
 # %% ../nbs/20_sft.ipynb #119381bf
 SEAL = 'files.json'                                 # in a checkpoint: its files and their sizes
@@ -186,8 +204,8 @@ def last_checkpoint(folder: str | Path) -> Path | None:
 
 # %% ../nbs/20_sft.ipynb #1b1d436c
 class Checkpoints(TrainerCallback):
-    "Seals checkpoints, keeps the last `limit` of them, and ends training with a checkpoint when `run/'stop'` appears."
-    def __init__(self, run: Run, limit: int | None): self.run, self.limit, self.stopped = run, limit, False
+    "Seals checkpoints, keeps the last `limit` of them, and ends training with a checkpoint when `run/'stop'` appears or `interrupted` is set."
+    def __init__(self, run: Run, limit: int | None): self.run, self.limit, self.stopped, self.interrupted = run, limit, False, False
 
     def on_save(self, args, state, control, **kwargs):
         wait_for_everyone()
@@ -199,9 +217,24 @@ class Checkpoints(TrainerCallback):
             if old.name != best: shutil.rmtree(old, ignore_errors=True)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if args.save_strategy == 'no' or not shared((self.run/'stop').exists): return
+        if args.save_strategy == 'no' or not self.interrupted and not shared((self.run/'stop').exists): return
         self.stopped = control.should_save = control.should_training_stop = state.global_step < state.max_steps
 
+
+# %% ../nbs/20_sft.ipynb #6e4ffda3
+@contextmanager
+def gentle_interrupt(watch: Checkpoints):
+    "In a Jupyter kernel, the first interrupt sets `watch.interrupted`, the second raises `KeyboardInterrupt`. Elsewhere nothing changes."
+    if not in_kernel() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    def arrived(signum, frame):
+        if watch.interrupted: raise KeyboardInterrupt('interrupted twice: the next start goes on from the last checkpoint')
+        watch.interrupted = True
+        print('interrupted: this step ends and is saved; interrupt again to stop at once', flush=True)
+    old = signal.signal(signal.SIGINT, arrived)
+    try: yield
+    finally: signal.signal(signal.SIGINT, old)
 
 # %% ../nbs/20_sft.ipynb #fd1bb8f1
 def score_completions_only() -> None:
@@ -225,15 +258,17 @@ def train(run: Run, trainer, tokenizer) -> dict:
     watch = Checkpoints(run, trainer.args.save_total_limit)
     trainer.args.save_total_limit = None                               # ours are sealed before older ones go
     for callback in (RunLogger(run), watch): trainer.add_callback(callback)
-    if any(type(c) is ProgressCallback for c in trainer.callback_handler.callbacks):
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Progress)
+    for theirs, ours in ((ProgressCallback, Progress), (NotebookProgressCallback, NotebookBar)):
+        if any(type(c) is theirs for c in trainer.callback_handler.callbacks):
+            trainer.remove_callback(theirs)
+            trainer.add_callback(ours)
     if needs_master(trainer):
         a = trainer.args
         trainer.optimizer_cls_and_kwargs = MasterAdamW, dict(lr=a.learning_rate, betas=(a.adam_beta1, a.adam_beta2), eps=a.adam_epsilon)
     begin, checkpoint = time.time(), last_checkpoint(run/'checkpoints')
     if checkpoint: print(f'going on from {checkpoint.name}')
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with gentle_interrupt(watch) if trainer.args.save_strategy != 'no' else nullcontext(): result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if watch.stopped and watch.interrupted: raise KeyboardInterrupt(f'saved at step {result.global_step}; run this cell again to go on from there')
     if watch.stopped: raise Preempted(f'asked to stop; saved at step {result.global_step}')
     save_trained(trainer, tokenizer, run/'model')
     if trainer.accelerator.is_main_process and not trainer.args.keep_checkpoints: shutil.rmtree(run/'checkpoints', ignore_errors=True)
@@ -277,13 +312,14 @@ def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
     check_adapter(model)
     load_traces(traces)
 
-def run_sft(run: Run, traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> dict:
-    "Fine-tune `model` on `traces`; the tuned model is in `run/'model'`. Returns the summary."
+def run_sft(run: Run, traces: TracesConfig, model: ModelChoice, args: SFTConfig, callbacks=()) -> dict:
+    "Fine-tune `model` on `traces`; the tuned model is in `run/'model'`. `callbacks` are transformers' (see lab). Returns the summary."
     from trl import SFTTrainer
     score_completions_only()
     asked = args.eval_strategy not in ('no', None) and getattr(args.eval_strategy, 'value', '') != 'no'
     dataset, heldout = load_traces(traces, traces.eval_fraction or (0.05 if asked else 0.0))
     tokenizer = load_tokenizer(model)
+    args = copy.copy(args)                                             # the trainer changes it, and the cell may be run again
     args.output_dir = str(run/'checkpoints')
-    trainer = SFTTrainer(load_model(model, tokenizer), args, train_dataset=dataset, eval_dataset=heldout, processing_class=tokenizer, peft_config=lora(model))
+    trainer = SFTTrainer(load_model(model, tokenizer), args, train_dataset=dataset, eval_dataset=heldout, processing_class=tokenizer, callbacks=list(callbacks), peft_config=lora(model))
     return {'traces': len(dataset), **train(run, trainer, tokenizer)}
