@@ -389,6 +389,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'r1nb.problems.iter_rows': ('problems.html#iter_rows', 'r1nb/problems.py'),
                                'r1nb.problems.load_problems': ('problems.html#load_problems', 'r1nb/problems.py'),
                                'r1nb.problems.normalise': ('problems.html#normalise', 'r1nb/problems.py'),
+                               'r1nb.problems.parquet_batches': ('problems.html#parquet_batches', 'r1nb/problems.py'),
                                'r1nb.problems.problem_id': ('problems.html#problem_id', 'r1nb/problems.py'),
                                'r1nb.problems.read_rows': ('problems.html#read_rows', 'r1nb/problems.py'),
                                'r1nb.problems.source_rows': ('problems.html#source_rows', 'r1nb/problems.py'),

@@ -22,7 +22,7 @@ import numpy as np
 from .benchmarks import find_benchmark, read_benchmark, verify_completions
 from .models import ModelChoice, load_tokenizer, resolve_model
 from .overlap import NgramIndex, near_duplicates, signatures
-from .problems import COLUMNS, data_file, iter_rows, normalise, split_of
+from .problems import COLUMNS, data_file, iter_rows, normalise, parquet_batches, split_of
 from .publish import PublishConfig, check_publish, publish
 from .recipes import load_config
 from .runs import Run, append_jsonl, atomic_path, read_log, write_text
@@ -149,9 +149,8 @@ class Corpus:
 
     def batches(self, columns=TRACE, alive: np.ndarray | None = None, skip: int = 0, size: int = 1024):
         "Yield `(positions, table)` of the rows that `alive` marks, without the first `skip` of them; a batch of texts in memory at a time."
-        import pyarrow.parquet as pq
         start = 0
-        for batch in pq.ParquetFile(self.path).iter_batches(size, columns=list(columns)):
+        for batch in parquet_batches(self.path, size, list(columns)):
             here = np.flatnonzero(alive[start:start + batch.num_rows]) if alive is not None else np.arange(batch.num_rows)
             past, skip = min(skip, len(here)), max(0, skip - len(here))
             if len(here := here[past:]): yield start + here, batch.take(here).to_pandas()

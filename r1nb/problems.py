@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'ALIASES', 'R1_SYSTEM_PROMPT', 'problem_id', 'split_of', 'ProblemsConfig', 'iter_jsonl',
-           'iter_parquet', 'data_file', 'iter_rows', 'read_rows', 'final_answer', 'normalise', 'gym_rows',
-           'source_rows', 'load_problems', 'to_messages']
+           'parquet_batches', 'iter_parquet', 'data_file', 'iter_rows', 'read_rows', 'final_answer', 'normalise',
+           'gym_rows', 'source_rows', 'load_problems', 'to_messages']
 
 # %% ../nbs/02_problems.ipynb #7884a5e8
 import hashlib, itertools, json, os, re
@@ -77,15 +77,20 @@ def _neighbours(path: Path) -> str:
     return f"; {did_you_mean(path.name, names)}" if names else ''
 
 # %% ../nbs/02_problems.ipynb #dd9f5b1b
+def parquet_batches(path: str | Path, size: int = 1024, columns: list[str] | None = None):
+    "Yield the record batches of a parquet file, one row group after the other: arrow reads ahead otherwise, and a large file would be in memory."
+    import pyarrow.parquet as pq
+    file = pq.ParquetFile(path, pre_buffer=False)
+    for group in range(file.num_row_groups): yield from file.iter_batches(size, row_groups=[group], columns=columns)
+
 def iter_parquet(path: str | Path):
     "Yield the rows of a `.parquet` file, a batch in memory at a time. Raises `InputError` if it is missing, empty or damaged."
     import pyarrow as pa, pyarrow.parquet as pq
     path = Path(path)
     if not path.is_file(): raise InputError(f"dataset file {path} does not exist{_neighbours(path)}")
     try:
-        file = pq.ParquetFile(path)
-        if not file.metadata.num_rows: raise InputError(f"{path} has no rows")
-        for batch in file.iter_batches(1024): yield from batch.to_pylist()
+        if not pq.read_metadata(path).num_rows: raise InputError(f"{path} has no rows")
+        for batch in parquet_batches(path): yield from batch.to_pylist()
     except pa.ArrowException as e: raise InputError(f"{path} is no readable parquet file: {e}") from None
 
 def data_file(path: str | Path) -> Path:

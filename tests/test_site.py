@@ -191,19 +191,18 @@ def test_search_finds_a_function(folder, base, open_page, where):
     assert page.locator("#accuracy_reward").is_visible() and page.troubles == []
 
 
-def test_a_formula_is_laid_out_in_its_font(base, open_page):
+def test_a_formula_is_laid_out(base, open_page):
     page = open_page(base + "32_grpo.html")
     fraction = page.locator("math mfrac").first
     above, below = (fraction.locator(":scope > *").nth(i).bounding_box() for i in (0, 1))
     assert above["y"] + above["height"] <= below["y"] + 2
-    page.evaluate("document.fonts.ready")
-    assert page.evaluate("[...document.fonts].map(f => f.family + ' ' + f.status)") == ["STIX Two Math loaded"]
+    assert above["height"] > 5 and page.troubles == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_stand_out(base, open_page, scheme):
     page, flaws = open_page(base, scheme), {}
-    pages = ("index.html", "32_grpo.html", "13_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
+    pages = ("index.html", "32_grpo.html", "14_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
              "gallery/index.html", "gallery/runs/demo-sft.html")  # fmt: skip
     for name in pages:
         page.goto(base + name)
@@ -226,7 +225,7 @@ def test_the_switch_to_dark_is_remembered(base, open_page):
 def test_the_map_leads_through_the_pipeline(base, open_page):
     page = open_page(base + "index.html")
     targets = page.eval_on_selector_all(".map a", "links => links.map(a => a.href.baseVal)")
-    assert {"11_generate.html", "13_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
+    assert {"11_generate.html", "14_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
     page.locator(".map a", has_text="GRPO").click()
     assert page.url.endswith("/r1nb/32_grpo.html")
 
