@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MATH_SYSTEM_PROMPT', 'BENCHMARKS', 'CHOICE_PROMPT', 'PRELUDE', 'PROGRAM_LIMITS', 'Benchmark', 'find_benchmark',
            'choice_row', 'read_tests', 'code_row', 'contents_of', 'benchmark_row', 'read_benchmark', 'extract_choice',
-           'extract_program', 'judge', 'gym_score', 'verify_completions', 'reported']
+           'extract_program', 'judge', 'gym_score', 'verification_of', 'verify_completions', 'reported']
 
 # %% ../nbs/08_benchmarks.ipynb #1c55c8a0
 import base64, hashlib, io, json, pickle, random, re, zlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .answers import after_thought, as_choice, extract_answer, verify_answers
 from .problems import normalise, problem_id, read_rows
-from .sandbox import Limits, score_programs
+from .sandbox import Limits, read_cases, score_programs
 from .settings import InputError, did_you_mean, settings
 
 # %% ../nbs/08_benchmarks.ipynb #82efcccf
@@ -208,16 +208,30 @@ def _gym_scorer(task: str):
 
 def gym_score(text: str, verification) -> float | None:
     "The score (0.0 to 1.0) of the answer in `text` by the reasoning_gym task in `verification` (a mapping or its JSON), or `None` if there is none."
-    entry = json.loads(verification) if isinstance(verification, str) else verification or {}
-    return float(_gym_scorer(entry['reasoning_gym'])(extract_answer(text), entry)) if entry.get('reasoning_gym') else None
+    entry = verification_of(verification)
+    if not entry.get('reasoning_gym'): return None
+    try: return float(_gym_scorer(entry['reasoning_gym'])(extract_answer(text), entry))
+    except Exception: return 0.0                                                  # some scorers trip over an answer of a form that they did not expect
+
+def verification_of(value) -> dict:
+    "A problem's `verification` as a mapping; empty for anything else."
+    if isinstance(value, str):
+        try: value = json.loads(value)
+        except ValueError: return {}
+    return value if isinstance(value, dict) else {}
+
+def _has_tests(info) -> bool:
+    try: return bool(read_cases(info)[1])
+    except InputError: return False
 
 def verify_completions(completions: list[str], rows: list[dict], parallel: int = 2) -> list[bool | None]:
-    """Whether each completion solves its problem in `rows` (with `answer` and `verification`, see problems). `None` where the reference cannot be parsed.
+    """Whether each completion solves its problem in `rows` (with `answer` and `verification`, see problems). `None` where the reference cannot be parsed, or the tests are missing.
 
     A reasoning_gym problem is solved with the full score; a program has to pass all tests."""
-    kinds = [json.loads(r['verification']) if r.get('verification') else {} for r in rows]
+    known = {text: verification_of(text) for text in {r.get('verification') for r in rows}}                  # of a problem's traces, once
+    kinds = [known[r.get('verification')] for r in rows]
     verdicts = [None if (score := gym_score(c, k)) is None else score == 1.0 for c, k in zip(completions, kinds, strict=True)]
-    code = [i for i, k in enumerate(kinds) if k.get('verification_info')]
+    code = [i for i, k in enumerate(kinds) if k.get('verification_info') and _has_tests(k['verification_info'])]
     plain = [i for i, k in enumerate(kinds) if not k.get('verification_info') and not k.get('reasoning_gym')]
     of_code = judge('code', [completions[i] for i in code], [rows[i] for i in code], parallel)[1] if code else []
     for i, v in zip(code, of_code): verdicts[i] = v

@@ -6,8 +6,8 @@
 __all__ = ['TRACE', 'NAMES', 'STEPS', 'SCRIPTS', 'SIGNED', 'CLASSES', 'CurateConfig', 'as_traces', 'source_traces', 'frames',
            'problem_hash', 'Corpus', 'Step', 'as_rows', 'step', 'finished', 'format', 'correct', 'length', 'language',
            'repetition', 'benchmark_problems', 'ngram_index', 'decontaminate', 'read_pass_rates', 'pass_rate',
-           'distinct', 'per_problem', 'distinct_problems', 'distinct_traces', 'look_at', 'funnel', 'configure', 'check',
-           'write_split', 'run_curate', 'arrow_batches', 'decontaminate_batches']
+           'distinct', 'per_problem', 'distinct_problems', 'distinct_traces', 'look_at', 'funnel', 'write_removed',
+           'configure', 'check', 'write_split', 'run_curate', 'arrow_batches', 'jsonl_batches', 'decontaminate_batches']
 
 # %% ../nbs/14_curate.ipynb #a4dca56d
 import json, shutil
@@ -22,7 +22,7 @@ import numpy as np
 from .benchmarks import find_benchmark, read_benchmark, verify_completions
 from .models import ModelChoice, load_tokenizer, resolve_model
 from .overlap import NgramIndex, near_duplicates, signatures
-from .problems import COLUMNS, data_file, iter_rows, normalise, parquet_batches, split_of
+from .problems import COLUMNS, data_file, iter_rows, normalise, parquet_batches, problem_id, split_of
 from .publish import PublishConfig, check_publish, publish
 from .recipes import load_config
 from .runs import Run, append_jsonl, atomic_path, read_log, write_text
@@ -62,6 +62,8 @@ class CurateConfig:
     def __post_init__(self):
         for step in self.steps:
             if step not in STEPS: raise InputError(f"steps: '{step}'; {did_you_mean(step, STEPS)}")
+            if self.steps.count(step) > 1: raise InputError(f"steps: '{step}' is named twice")
+        if 'decontaminate' in self.steps and not self.benchmarks: raise InputError("benchmarks: none is named, so the step decontaminate would find nothing")
         for script in self.scripts:
             if script not in SCRIPTS: raise InputError(f"scripts: '{script}'; {did_you_mean(script, SCRIPTS)}")
         if self.choose not in ('shortest', 'random', 'all'): raise InputError(f"choose: '{self.choose}'; {did_you_mean(self.choose, ['shortest', 'random', 'all'])}")
@@ -82,17 +84,22 @@ NAMES = ('completion', 'generation', 'response', 'output', 'generations')
 def as_traces(row: dict, number: int, where: str, columns: dict[str, str] | None = None) -> list[dict]:
     "The traces in `row` (the `number`-th, from 1, of `where`), with the columns `TRACE`; `num_tokens` -1 where it is not known. Raises `InputError` where there is none."
     row = {**row, **{ours: row.get(theirs) for theirs, ours in (columns or {}).items()}}
-    chat = row.get('messages') or []
-    said = next((row[n] for n in NAMES if row.get(n)), None) or next((m['content'] for m in reversed(chat) if m.get('role') == 'assistant'), None)
-    if row.get('completion') == '': said = ['']                                                   # a model that ended at once
-    if not said: raise InputError(f"{where}, row {number}: no column for 'completion'; found {', '.join(row)}; map one with columns: {{name: completion}}")
+    chat, name = row.get('messages') or [], next((n for n in NAMES if row.get(n) is not None), next((n for n in NAMES if n in row), None))
+    said = row[name] if name else next((m['content'] for m in reversed(chat) if m.get('role') == 'assistant'), None)
+    if name is None and said is None: raise InputError(f"{where}, row {number}: no column for 'completion'; found {', '.join(row)}; map one with columns: {{name: completion}}")
     asked = next((m['content'] for m in chat if m.get('role') == 'user'), None)
     problem = normalise({'problem': asked, **row} if asked else row, number, where, need_answer=False)
-    if row.get('problem_id'): problem['problem_id'] = str(row['problem_id'])
     texts = said if isinstance(said, list) else [said]
-    ends, tokens = ([v] * len(texts) if not isinstance(v, list) else v for v in (row.get('finish_reason', row.get('finish_reasons')), row.get('num_tokens')))
-    return [{**problem, 'source': str(row.get('source') or where), 'completion': str(text), 'sample': row.get('sample', k), 'num_tokens': -1 if n is None else int(n), 'finish_reason': end or '',
-             'teacher': str(row.get('teacher') or row.get('model_name') or ''), 'pass_rate': row.get('pass_rate')} for k, (text, end, n) in enumerate(zip(texts, ends, tokens, strict=True))]
+    ends, tokens = (v if isinstance(v, list) else [v] * len(texts) for v in (row.get('finish_reason', row.get('finish_reasons')), row.get('num_tokens')))
+    for what, of in (('finish_reasons', ends), ('num_tokens', tokens)):
+        if len(of) != len(texts): raise InputError(f"{where}, row {number}: {len(texts)} generations but {len(of)} {what}")
+    return [{**problem, 'source': str(row.get('source') or where), 'completion': _text(text), 'sample': row.get('sample', k), 'num_tokens': -1 if n is None else int(n), 'finish_reason': end or '',
+             'teacher': str(row.get('teacher') or row.get('model_name') or ''), 'pass_rate': row.get('pass_rate')} for k, (text, end, n) in enumerate(zip(texts, ends, tokens))]
+
+def _text(value) -> str:
+    "`value` as a text that can be written; a generation that failed (None) is an empty one."
+    return '' if value is None else str(value).encode(errors='replace').decode()
+
 
 # %% ../nbs/14_curate.ipynb #9af2868f
 def source_traces(name: str, cfg: CurateConfig) -> Iterator[dict]:
@@ -118,7 +125,7 @@ def frames(cfg: CurateConfig, size: int = 1024):
         return frame
     for name, weight in zip(cfg.dataset_name, cfg.weights or [1.0] * len(cfg.dataset_name)):
         for trace in source_traces(name, cfg):
-            if weight < 1 and split_of(problem_hash(trace['problem_id'], cfg.seed), weight) == 'train': continue       # the part below `weight` is called held out
+            if weight < 1 and split_of(problem_hash('weight ' + trace['problem_id'], cfg.seed), weight) == 'train': continue       # the part below `weight` is called held out
             batch.append(trace)
             if len(batch) == size: yield table()
     if batch: yield table()
@@ -140,7 +147,7 @@ class Corpus:
     def write(cls, tables, path: str | Path) -> 'Corpus':
         "A corpus of `tables` (with the columns `TRACE`), one after the other."
         import pyarrow as pa, pyarrow.parquet as pq
-        kinds = {'sample': pa.int32(), 'num_tokens': pa.int32(), 'pass_rate': pa.float32()}
+        kinds = {'sample': pa.int32(), 'num_tokens': pa.int32(), 'pass_rate': pa.float64()}
         schema = pa.schema([(name, kinds.get(name, pa.large_string())) for name in TRACE])
         with atomic_path(path) as temporary:
             with pq.ParquetWriter(temporary, schema) as writer:
@@ -253,8 +260,9 @@ def read_pass_rates(path: str) -> dict[str, float]:
     file = next((f for f in (Path(path)/'results'/'pass_rates.parquet', Path(path)/'pass_rates.parquet') if f.exists()), Path(path))
     table = pd.DataFrame(iter_rows(file))
     rate = next((c for c in ('pass_rate', 'correct') if c in table), None)
-    if rate is None or 'problem_id' not in table: raise InputError(f"pass_rates: {file} has the columns {', '.join(table.columns)}; problem_id and pass_rate (or correct) are needed")
-    return table[rate].astype(float).groupby(table.problem_id).mean().to_dict()
+    if rate is None or not {'problem', 'problem_id'} & set(table.columns): raise InputError(f"pass_rates: {file} has the columns {', '.join(table.columns)}; problem (or its problem_id) and pass_rate (or correct) are needed")
+    ids = [problem_id(str(p)) for p in table.problem] if 'problem' in table else table.problem_id.astype(str)
+    return table[rate].astype(float).groupby(ids).mean().to_dict()
 
 @step('problem_id', 'pass_rate')
 def pass_rate(table, cfg):
@@ -304,7 +312,7 @@ def _one_of_each(records, cfg):
     "The rows of those problems that come first in their group of near duplicates."
     _, first, of_row = np.unique(records['problem'], return_index=True, return_inverse=True)
     order = np.argsort(first)                                                      # distinct problems, as they occur
-    group = near_duplicates(records['signature'][first[order]], cfg.similarity)
+    group = near_duplicates(records['signature'], cfg.similarity, rows=first[order])
     stays = np.zeros(len(first), bool)
     stays[order] = group == np.arange(len(first))
     return stays[of_row]
@@ -327,7 +335,7 @@ def look_at(name: str, corpus: Corpus, alive: np.ndarray, cfg: CurateConfig, fol
     from tqdm.auto import tqdm
     s, file = STEPS[name], folder/f'{name}.bin'
     folder.mkdir(parents=True, exist_ok=True)
-    dtype, total = np.dtype(s.dtype), int(alive.sum())
+    dtype, total, told = np.dtype(s.dtype), int(alive.sum()), len(read_log(folder/f'{name}.jsonl'))
     with open(file, 'ab') as f:
         f.truncate(done := f.tell() // dtype.itemsize * dtype.itemsize)
         done //= dtype.itemsize
@@ -336,7 +344,9 @@ def look_at(name: str, corpus: Corpus, alive: np.ndarray, cfg: CurateConfig, fol
                 seen = s.look(table, cfg)
                 if s.decide is None:
                     reasons = ['' if keep is True or keep is np.True_ else 'removed' if not isinstance(keep, str) else keep for keep in list(seen)]
-                    append_jsonl(folder/f'{name}.jsonl', [{'row': int(p), 'reason': r} for p, r in zip(positions, reasons) if r][:None if s.report else 5])
+                    new = [{'row': int(p), 'reason': r} for p, r in zip(positions, reasons) if r][:None if s.report else max(0, 5 - told)]
+                    if new: append_jsonl(folder/f'{name}.jsonl', new)
+                    told += len(new)
                     seen = [not r for r in reasons]
                 f.write(np.asarray(seen, dtype.base).tobytes())
                 f.flush()
@@ -361,6 +371,19 @@ def funnel(corpus: Corpus, cfg: CurateConfig, folder: str | Path):
     return alive, pd.DataFrame(counts, columns=['step', 'kept', 'removed']), reasons
 
 # %% ../nbs/14_curate.ipynb #9ecc2c2d
+def write_removed(corpus: Corpus, reasons: dict[str, dict[int, str]], folder: Path) -> None:
+    "Write `removed.jsonl`, up to five rows a step with the reason, and for steps that report every row `<step>.jsonl`, with the problem."
+    some = {name: dict(list(rows.items())[:5]) for name, rows in reasons.items()}
+    def read(columns, wanted):
+        mask = np.zeros(corpus.size, bool)
+        mask[list(wanted)] = True
+        for positions, table in corpus.batches(columns, mask): yield from zip(positions.tolist(), as_rows(table))
+    rows = dict(read(TRACE, set().union(*some.values())))
+    for file in ('removed', *(n for n in reasons if STEPS[n].report)): (folder/f'{file}.jsonl').unlink(missing_ok=True)
+    append_jsonl(folder/'removed.jsonl', [{'step': name, 'reason': why, **rows[p]} for name, those in some.items() for p, why in those.items()])
+    for name in (n for n in reasons if STEPS[n].report):
+        append_jsonl(folder/f'{name}.jsonl', [{'reason': reasons[name][p], **row} for p, row in read(('problem_id', 'problem', 'source'), reasons[name])])
+
 CLASSES = (CurateConfig, PublishConfig)
 
 def configure(config=None, overrides=None):
@@ -382,6 +405,7 @@ def write_split(corpus: Corpus, alive: np.ndarray, cfg: CurateConfig, folder: Pa
         for _, table in corpus.batches(TRACE, alive):
             part = table[[(split_of(problem_hash(id, cfg.seed), cfg.heldout_fraction) if cfg.heldout_fraction else 'train') == name for id in table.problem_id]]
             if len(part): yield part
+    if next(side('train'), None) is None: raise InputError(f"heldout_fraction: {cfg.heldout_fraction} leaves no trace to train on, of {int(alive.sum())}")
     return {name: Corpus.write(side(name), folder/f'{name}.parquet').size for name in (['train', 'heldout'] if cfg.heldout_fraction else ['train'])}
 
 def run_curate(run: Run, cfg: CurateConfig, publishing: PublishConfig = PublishConfig()) -> dict:
@@ -389,37 +413,43 @@ def run_curate(run: Run, cfg: CurateConfig, publishing: PublishConfig = PublishC
     work, results = run/'work', run/'results'
     corpus = Corpus(work/'corpus.parquet') if (work/'corpus.parquet').exists() else Corpus.write(frames(cfg), work/'corpus.parquet')
     alive, counts, reasons = funnel(corpus, cfg, work)
-    wanted = np.zeros(corpus.size, bool)
-    for some in reasons.values(): wanted[list(some)] = True
-    rows = {int(p): r for positions, table in corpus.batches(TRACE, wanted) for p, r in zip(positions, as_rows(table))}
-    for name, some in reasons.items():
-        listed = [{'step': name, 'reason': why, **rows[p]} for p, why in some.items()]
-        for file, those in [('removed', listed[:5])] + [(name, listed)] * STEPS[name].report:
-            if name == cfg.steps[0] or file == name: (results/f'{file}.jsonl').unlink(missing_ok=True)
-            append_jsonl(results/f'{file}.jsonl', those)
+    write_removed(corpus, reasons, results)
     write_text(results/'funnel.json', json.dumps(counts.to_dict('records'), indent=1))
     if not alive.any(): raise InputError(f"{', '.join(cfg.dataset_name)}: no trace is left after {', '.join(cfg.steps)}; see {results/'funnel.json'} and removed.jsonl")
     sizes = write_split(corpus, alive, cfg, run/'dataset')
     tables = [t for _, t in corpus.batches(('problem_id', 'num_tokens'), alive)]
-    shutil.rmtree(work)
     summary = {'traces': int(counts.kept[0]), 'kept': int(alive.sum()), **({'heldout': sizes['heldout']} if 'heldout' in sizes else {}), 'problems': len(set().union(*(t.problem_id for t in tables))),
             'tokens': int(sum(t.num_tokens.sum() for t in tables)), **{f'removed_{r.step}': int(r.removed) for r in counts.itertuples() if r.step != 'traces'}}
     if where := publish(run, {name: run/'dataset'/f'{name}.parquet' for name in sizes}, publishing, summary): summary['published'] = where
+    shutil.rmtree(work)                                                              # last: whatever fails before need not be done again
     return summary
 
 # %% ../nbs/14_curate.ipynb #2e676fa8
 def arrow_batches(name: str, config: str | None = None, split: str = 'train', size: int = 8192):
     "Yield the rows of a local file or folder, or of a Hub dataset, as arrow tables, a batch in memory at a time."
+    import pyarrow as pa
+    if Path(name).suffix in ('.jsonl', '.parquet') or Path(name).exists() or '/' not in name:
+        file = data_file(name)
+        next(iter(iter_rows(file)))                                                                   # its errors say more
+        if file.suffix == '.parquet': yield from (pa.Table.from_batches([b]) for b in parquet_batches(file, size))
+        else: yield from jsonl_batches(file, size)
+        return
     from datasets import load_dataset
-    local = Path(name).suffix in ('.jsonl', '.parquet') or Path(name).exists() or '/' not in name
-    try:
-        if local:
-            next(iter(iter_rows(file := data_file(name))))                                                # its errors say more
-            stream = load_dataset('json' if file.suffix == '.jsonl' else 'parquet', data_files=str(file), split='train', streaming=True)
-        else: stream = load_dataset(name, config, split=split, streaming=True)
-    except InputError: raise
+    try: stream = load_dataset(name, config, split=split, streaming=True)
     except Exception as e: raise InputError(f"dataset '{name}' (config {config}, split {split}) could not be read: {type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''}") from None
     yield from stream.with_format('arrow').iter(size)
+
+def jsonl_batches(file: Path, size: int):
+    "Yield the rows of a `.jsonl` file as arrow tables of one schema, which a first pass finds: a column may begin with nothing but nulls."
+    import itertools
+    import pyarrow as pa
+    def lists(rows=None):
+        rows = iter_rows(file)
+        while batch := list(itertools.islice(rows, size)): yield batch
+    try:
+        schema = pa.unify_schemas([pa.Table.from_pylist(batch).schema for batch in lists()], promote_options='permissive')
+        for batch in lists(): yield pa.Table.from_pylist(batch, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as e: raise InputError(f"{file}: a column has values of different kinds: {e}") from None
 
 def decontaminate_batches(batches, index: NgramIndex, benchmarks: list[str], column: str = 'problem', cleanup: bool = False, min_coverage: float = 0.0):
     "Yield `(table, matches)` for each arrow table of `batches`: with a column `contaminated_<benchmark>` each, or (`cleanup`) without the contaminated rows. `matches` are rows for a report."
@@ -432,6 +462,8 @@ def decontaminate_batches(batches, index: NgramIndex, benchmarks: list[str], col
         if cleanup: clean = table.filter(pa.array(~np.isin(np.arange(len(texts)), [m.row for m in found])))
         else:
             clean = table
-            for b in benchmarks: clean = clean.append_column(f'contaminated_{b}', pa.array(np.isin(np.arange(len(texts)), [m.row for m in found if m.source == b])))
+            for b in benchmarks:
+                if (name := f'contaminated_{b}') in clean.column_names: clean = clean.drop_columns(name)          # of an earlier time
+                clean = clean.append_column(name, pa.array(np.isin(np.arange(len(texts)), [m.row for m in found if m.source == b])))
         yield clean, [{'row': start + m.row, 'benchmark': m.source, 'number': m.number, 'coverage': round(m.coverage, 3), 'words': m.words, 'problem': texts[m.row]} for m in found]
         start += len(texts)

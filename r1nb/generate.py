@@ -62,7 +62,7 @@ def by_places(a: int, op: str, b: int, result: int | None = None) -> list[str]:
 def asked(template: str, problem: str) -> str:
     "`problem` in the Jinja `template`, where it is called `instruction`. Raises `InputError` for a template that is broken or does not use it."
     from jinja2 import Environment, StrictUndefined, TemplateError
-    try: text, other = (Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(template).render(instruction=p) for p in (problem, problem + '?'))
+    try: text, other = (Environment(undefined=StrictUndefined).from_string(template).render(instruction=p) for p in (problem, problem + '?'))
     except TemplateError as e: raise InputError(f"prompt_template: {template!r}: {e}") from None
     if text == other: raise InputError(f"prompt_template: {template!r} does not use {{{{ instruction }}}}, so every prompt would be the same")
     return text

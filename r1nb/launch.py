@@ -42,6 +42,7 @@ def local_inputs(written: dict) -> dict[str, str]:
     "Key → path for those values of a configuration that name local files or folders; of a run folder, its model."
     named = {k: written[k] for k in ('dataset_name', 'model_name_or_path', 'pass_rates') if isinstance(written.get(k), str)}
     if isinstance(several := written.get('dataset_name'), list): named |= {'dataset_name' if len(several) == 1 else f'dataset_name.{i}': v for i, v in enumerate(several)}
+    named |= {f'benchmarks.{v}': v for v in written.get('benchmarks') or [] if Path(v).suffix}
     named |= {f'models.{k}': v for k, v in (written.get('models') or {}).items()}
     model_of = {k: Path(v)/'model' for k, v in named.items() if (Path(v)/'manifest.json').exists() and (Path(v)/'model').is_dir()}
     return {k: str(model_of.get(k, v)) for k, v in named.items() if Path(v).exists()}

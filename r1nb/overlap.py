@@ -82,15 +82,15 @@ class NgramIndex:
     def __init__(self, sources: dict[str, list[str]], n: int = 8):
         if not 1 <= n <= 64: raise ValueError(f"n: {n} is not between 1 and 64")
         self.n, self.problems = n, [(name, i, text) for name, texts in sources.items() for i, text in enumerate(texts)]
-        self.maybe, self.short, keys, owners = np.zeros(1 << 20, bool), {}, [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
+        self.maybe, self.short, keys, owners, sizes = np.zeros(1 << 20, bool), {}, [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
         for start in range(0, len(self.problems), self.BLOCK):
             hashes, bounds = word_hashes([text for _, _, text in self.problems[start:start + self.BLOCK]])
             at, owner = whole_windows(np.arange(max(0, len(hashes) - n + 1)), bounds, n)
-            keys.append(ngrams(hashes, n)[at]); owners.append((start + owner).astype(np.int32))
+            keys.append(ngrams(hashes, n)[at]); owners.append((start + owner).astype(np.int32)); sizes.append(np.diff(bounds))
             self.maybe[(keys[-1] >> np.uint64(44)).view(np.int64)] = True
             for i in start + np.flatnonzero(np.diff(bounds) < n):
                 if words := ' '.join(words_of(self.problems[i][2])): self.short.setdefault(words, []).append(int(i))
-        keys, owners = np.concatenate(keys), np.concatenate(owners)
+        keys, owners, self.sizes = np.concatenate(keys), np.concatenate(owners), np.concatenate(sizes)
         order = np.argsort(keys, kind='stable')
         self.keys, self.owners = keys[order], owners[order]
 
@@ -102,7 +102,7 @@ class NgramIndex:
         return at[self.keys[np.minimum(found, len(self.keys) - 1)] == grams[at]]
 
     def find(self, texts: list[str]) -> list[Match]:
-        "The matches of `texts`, at most one for each text and source: the problem that shares most."
+        "The matches of `texts`, at most one for each text and source: the problem of which most is there."
         if not texts: return []
         blocks = [(texts[i:i + self.BLOCK], i) for i in range(0, len(texts), self.BLOCK)]
         found = map(self._find, *zip(*blocks)) if len(blocks) < 4 else self.threads.map(self._find, *zip(*blocks))       # numpy works without the interpreter's lock
@@ -125,16 +125,19 @@ class NgramIndex:
                 for owner in self.short.get(said, []): yield Match(first + int(row), *self.problems[owner][:2], said, 1.0)
 
     def _explain(self, row: int, text: str, grams: np.ndarray) -> Iterator[Match]:
-        "Compare the words themselves, with the problem of each source that shares most numbers."
+        "Compare the words themselves: of each source the problem of which the largest share is there."
         low, high = np.searchsorted(self.keys, grams), np.searchsorted(self.keys, grams, side='right')
         shared = np.bincount(np.concatenate([self.owners[a:b] for a, b in zip(low, high)]))
-        best = {}
-        for owner in np.flatnonzero(shared): best.setdefault(self.problems[owner][0], []).append((-shared[owner], owner))
-        words = words_of(text)
-        for source, owners in best.items():
-            owner = min(owners)[1]
-            problem = words_of(self.problems[owner][2])
-            if run := longest_run(words, problem, self.n): yield Match(row, source, self.problems[owner][1], ' '.join(run), len(run) / len(problem))
+        owners = np.flatnonzero(shared)
+        most = (shared[owners] + self.n - 1) / self.sizes[owners]                                  # no run can be a larger share of the problem
+        words, best = words_of(text), {}
+        for bound, owner in sorted(zip(-most, owners)):
+            source, number, problem = self.problems[owner]
+            if source in best and best[source].coverage >= -bound: continue
+            problem = words_of(problem)
+            run = longest_run(words, problem, self.n)
+            if run and (source not in best or len(run) / len(problem) > best[source].coverage): best[source] = Match(row, source, number, ' '.join(run), len(run) / len(problem))
+        yield from best.values()
 
 def longest_run(a: list[str], b: list[str], n: int) -> list[str]:
     "The longest run of at least `n` words that `a` and `b` share; empty if there is none."
@@ -164,24 +167,27 @@ def bands_for(threshold: float, num_perm: int = 128) -> tuple[int, int]:
         if 1 - (1 - threshold**r)**(num_perm // r) >= 0.99: return num_perm // r, r
     return num_perm, 1
 
-def near_duplicates(signatures: np.ndarray, threshold: float = 0.8) -> np.ndarray:
-    "The number of the group that each row of `signatures` belongs to: the first of the rows that are connected by an estimated similarity of at least `threshold`."
+def near_duplicates(signatures: np.ndarray, threshold: float = 0.8, rows: np.ndarray | None = None, reach: int = 32) -> np.ndarray:
+    """The number of the group that each row of `signatures` (or each of those that `rows` lists) belongs to: the first of the rows that are connected by an estimated similarity of at least `threshold`.
+
+    Of rows that agree in a band, each is compared with the `reach` behind it. So where more agree (a template with many fillings), some pairs are never compared."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
-    size, pairs = len(signatures), [np.zeros((0, 2), np.int64)]
+    rows = np.arange(len(signatures)) if rows is None else rows
+    size, pairs = len(rows), [np.zeros((0, 2), np.int64)]
     b, r = bands_for(threshold, signatures.shape[1])
     for band in range(b):
-        key = sum(signatures[:, band * r + k].astype(np.uint64) * _C[1 + k % 64] for k in range(r))
+        key = sum(signatures[rows, band * r + k].astype(np.uint64) * _C[1 + k % 64] for k in range(r))
         order = np.argsort(key, kind='stable')
-        fresh = np.concatenate([[True], key[order][1:] != key[order][:-1]]) if size else np.zeros(0, bool)
-        leader = order[np.maximum.accumulate(np.where(fresh, np.arange(size), 0))]
-        for one, other in ((leader[~fresh], order[~fresh]), (order[:-1][~fresh[1:]], order[1:][~fresh[1:]])):       # with the first of the band, and with the one before
-            for i in range(0, len(one), 4096):
-                a, c = one[i:i + 4096], other[i:i + 4096]
-                alike = (signatures[a] == signatures[c]).mean(1) >= threshold
-                pairs.append(np.stack([a[alike], c[alike]], 1))
+        for distance in range(1, min(reach, size - 1) + 1):
+            at = np.flatnonzero(key[order[distance:]] == key[order[:-distance]])
+            if not len(at): break
+            for one, other in ((order[at[i:i + 4096]], order[at[i:i + 4096] + distance]) for i in range(0, len(at), 4096)):
+                alike = (signatures[rows[one]] == signatures[rows[other]]).mean(1) >= threshold
+                pairs.append(np.stack([one[alike], other[alike]], 1))
     edges = np.concatenate(pairs)
     labels = connected_components(coo_matrix((np.ones(len(edges), bool), edges.T), (size, size)), directed=False)[1]
     first = np.full(labels.max(initial=-1) + 1, size)
     np.minimum.at(first, labels, np.arange(size))
     return first[labels]
+

@@ -40,7 +40,7 @@ def rate_run(run: Run, low: float = 0.1, high: float = 0.9, reward_funcs: list[s
         for config, table in (('default', rates), (name, inside.drop(columns='pass_rate_generations'))):
             (folder/config).mkdir(parents=True)
             table.to_parquet(folder/config/'train-00000-of-00001.parquet', index=False)
-        front = {'configs': [{'config_name': c, 'data_files': [{'split': 'train', 'path': f'{c}/train-*.parquet'}]} for c in ('default', name)]}
+        front = {'tags': ['r1nb'], 'configs': [{'config_name': c, 'data_files': [{'split': 'train', 'path': f'{c}/train-*.parquet'}]} for c in ('default', name)]}
         teacher = run.manifest.get('config', {}).get('model_name_or_path', '?')
         write_text(folder/'README.md', f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# Pass rates of {teacher}\n\n{len(rates)} problems, {len(inside)} with a pass rate from {low} to {high} (`{name}`).\n\n"
                    f"```yaml\n{yaml.safe_dump(run.manifest.get('config', {}), sort_keys=False)}```\n")

@@ -58,7 +58,7 @@ class ProblemsConfig:
 # %% ../nbs/02_problems.ipynb #ae69e65c
 def iter_jsonl(path: str | Path):
     "Yield the rows of a `.jsonl` file. Raises `InputError` with the line's number for a line that is no JSON object, and for an empty file."
-    path, number = Path(path), 0
+    path, rows = Path(path), 0
     if not path.is_file(): raise InputError(f"dataset file {path} does not exist{_neighbours(path)}")
     with open(path, 'rb') as f:
         for number, line in enumerate(f, 1):
@@ -67,8 +67,9 @@ def iter_jsonl(path: str | Path):
             except UnicodeDecodeError as e: raise InputError(f"{path}, line {number}: not UTF-8 ({e.reason})") from None
             except ValueError as e: raise InputError(f"{path}, line {number}: not valid JSON ({e}): {line.decode().strip()[:80]!r}") from None
             if not isinstance(row, dict): raise InputError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
+            rows += 1
             yield row
-    if not number: raise InputError(f"{path} has no rows")
+    if not rows: raise InputError(f"{path} has no rows")
 
 def _neighbours(path: Path) -> str:
     "Files of the same kind beside a missing `path`, as a hint."

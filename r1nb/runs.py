@@ -51,7 +51,7 @@ def append_jsonl(path: str | Path, rows: list[dict]) -> None:
         if f.read(1) not in (b'', b'\n'):
             f.seek(0)
             f.truncate(f.read().rfind(b'\n') + 1)
-        f.write(''.join(json.dumps(r, ensure_ascii=False, default=str) + '\n' for r in rows).encode())
+        f.write(''.join(json.dumps(r, ensure_ascii=False, default=str) + '\n' for r in rows).encode(errors='backslashreplace'))              # half a surrogate pair, as a JSON escape
         f.flush()
         os.fsync(f.fileno())
 

@@ -277,7 +277,8 @@ class ServerSampler:
                     except Exception as e:
                         status = getattr(getattr(e, 'response', None), 'status_code', None)
                         if status is None or status in (408, 409, 429) or status >= 500: raise
-                        return InputError(f"server {url} refuses (HTTP {status}): {e.response.text[:300]}")
+                        kind = InputError if status in (401, 403, 404) else RuntimeError                # the key, the model: for all prompts; else this prompt, too long perhaps
+                        return kind(f"server {url} refuses (HTTP {status}): {e.response.text[:300]}")
             except Exception as e: last = e
         return last if self.servers.answered else InputError(f"no server answers, of {', '.join(self.servers.urls)}; the last said {type(last).__name__}: {str(last).splitlines()[0][:200]}")
 
@@ -366,10 +367,10 @@ def drawn_one_by_one(sampler, prompts: list, wanted: set, cfg: SamplingConfig) -
     requests = [((id, k), m, request_seed(cfg.seed, id, k)) for id, m in prompts for k in range(cfg.num_generations) if (id, k) in wanted]
     for (id, k), c in sampler.stream(requests):
         if isinstance(c, Exception):
-            failed.append(c)
+            failed.append((id, c))
             yield []
         else: yield [{'problem_id': id, 'sample': k, **asdict(c)}]
-    if failed: raise SamplesMissing(f"{len(failed)} of {len(requests)} samples failed, the last with {type(failed[-1]).__name__}: {failed[-1]}; the same command draws them again")
+    if failed: raise SamplesMissing(f"{len(failed)} of {len(requests)} samples failed, the last, of problem {failed[-1][0]}, with {type(failed[-1][1]).__name__}: {failed[-1][1]}; the same command draws them again")
 
 # %% ../nbs/05_sampling.ipynb #1db9c14b
 def stream_samples(make: Callable[[], Callable], prompts: list[tuple[str, list[dict]]], path: str | Path, cfg: SamplingConfig,

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from r1nb.curate import CurateConfig, arrow_batches, benchmark_problems, decontaminate_batches
 from r1nb.launch import guarded
 from r1nb.overlap import NgramIndex
-from r1nb.publish import PublishConfig, check_publish, push_folder
+from r1nb.publish import PublishConfig, check_publish, check_replaceable, push_folder
 from r1nb.runs import append_jsonl, atomic_path, check_writable, write_text
-from r1nb.settings import InputError
+from r1nb.settings import InputError, settings
 
 BENCHMARKS = CurateConfig().benchmarks
 
@@ -47,10 +47,12 @@ def decontaminate(args: argparse.Namespace) -> int:
     "Stream the dataset through the index into a dataset repository. Returns the exit code."
     if not 1 <= args.ngram_size <= 64:
         raise InputError(f"--ngram_size: {args.ngram_size} is not between 1 and 64")
-    name = args.new_dataset_name or f"./{Path(args.dataset).stem}_decontaminated"
+    short = Path(args.dataset).name.removesuffix(".jsonl").removesuffix(".parquet")
+    name = args.new_dataset_name or f"./{short}_decontaminated"
     target = PublishConfig(name, private=args.private)
     check_publish(target)
-    folder = Path(name).expanduser() if target.is_folder else Path(f"{Path(name).name}")
+    folder = Path(name).expanduser() if target.is_folder else settings().runs / "decontaminate" / Path(name).name
+    check_replaceable(folder)
     check_writable(folder)
     index = NgramIndex(benchmark_problems(args.benchmarks), args.ngram_size)
     read, kept, sources, writer = 0, 0, Counter(), None
@@ -78,7 +80,8 @@ def decontaminate(args: argparse.Namespace) -> int:
             raise InputError(f"{args.dataset} has no rows")
         writer.close()
         front = {
-            "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
+            "tags": ["r1nb"],
+            "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
         }
         lines = "\n".join(f"- {b}: {sources[b]}" for b in args.benchmarks)
         write_text(

@@ -53,7 +53,8 @@ def rate(words: dict) -> int:
             raise InputError(f"--{missing[0]} is needed, or a recipe with --config")
     target = PublishConfig(own["output_dataset_name"])
     check_publish(target)
-    name = "-".join(Path(words.get(key) or str(own["config"])).stem for key in ("dataset_name", "model_name_or_path"))
+    named = [words.get(key) or str(own["config"]) for key in ("dataset_name", "model_name_or_path")]
+    name = "-".join(Path(n.partition("#")[0]).name.removesuffix(".jsonl").removesuffix(".parquet") for n in named)
     run = Run(folder or settings().runs / "pass_rate" / name)
     if code := start_job(Job("generate", config=own["config"], overrides=words, run_dir=str(run.path), force=force)):
         return code

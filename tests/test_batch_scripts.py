@@ -14,7 +14,7 @@ STAND_INS = {
     "scancel": ":",
     "srun": """for a in "$@"; do case $a in --output=*) exec >> "${a#--output=}" 2>&1 ;; esac; done
 while [[ $1 == --* ]]; do shift; done
-case "$3" in "exec "*) exec "$@" ;; esac
+case "$3" in *R1NB_STAGE*) ;; *) exec "$@" ;; esac
 for v in JOB ACCELERATOR PROCESSES NODES; do v=R1NB_$v; echo "$v=${!v:-}"; done
 exit "${FAKE_CODE:-0}\"""",
 }
@@ -153,8 +153,23 @@ def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
         "prompt_column": "problem", "hf_output_dataset": "username/r1-dataset", "num_generations": "4",
         "private": "true", "base_url": "$R1NB_SERVER_URL/v1",
     }  # fmt: skip
-    done, _ = batch("generate.slurm", "--model", "org/model")
+    done, _ = batch("generate.slurm", "--hf-dataset", "org/data", "--model")
+    assert done.returncode == 2 and "sbatch" in done.stderr
+    done, _ = batch("generate.slurm", "--model=org/model")
     assert done.returncode == 2 and "--hf-dataset are needed" in done.stderr and "--client-replicas" in done.stderr
+
+
+def test_a_time_limit_while_the_server_loads(batch, tmp_path):
+    "USR1 before the server answers: the job goes back into the queue, it is no failure."
+    marker = tmp_path / "asked"
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\n[ "$1" = requeue ] && echo "$2" > {marker}\necho localhost\n')
+    (tmp_path / "sleep").write_text('#!/bin/bash\n[ "$1" = 30 ] || exec /bin/sleep "$@"\n')  # the pause after a requeue
+    (tmp_path / "sleep").chmod(0o755)
+    server = "bash -c 'kill -USR1 $PPID; sleep 3; exit 1'"
+    options = ("--hf-dataset", "org/data", "--model", "org/model", "--server", server, "--server-wait", "60")
+    done, found = batch("generate.slurm", *options)
+    assert marker.read_text().strip() == "7" and "back into the queue" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and not found and "the end of its log" not in done.stdout
 
 
 def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):

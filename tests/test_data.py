@@ -332,6 +332,12 @@ def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
     table = pd.read_parquet(tmp_path / "run/dataset/train.parquet")
     of_problem = table[table.problem.str.startswith("Person")].problem_id.value_counts()
     assert len(of_problem) == 40 and set(of_problem) == {2, 4} and 8 <= (of_problem == 4).sum() <= 32
+    both = ("--weights", 1, 0.5, "--heldout_fraction", 0.4, "--run-dir", "both")
+    result = r1nb(*options[:4], *both, *options[7:-2], cwd=tmp_path, runs=tmp_path)
+    assert result.code == 0, result.err[-3000:]
+    sides = [pd.read_parquet(tmp_path / f"both/dataset/{s}.parquet") for s in ("train", "heldout")]
+    twice = [(t.problem_id.value_counts() == 4).mean() for t in sides]  # the weight knows nothing of the split
+    assert not set(sides[0].problem_id) & set(sides[1].problem_id) and all(0.1 < share < 0.9 for share in twice)
     bad = r1nb(*options[:6], 1, 0.5, 0.2, *options[8:], "--force", cwd=tmp_path, runs=tmp_path)
     assert bad.code == 2 and "weights" in bad.err
 
@@ -379,10 +385,14 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(1)
+    records = bytearray(judged.read_bytes())
+    assert 0 < len(records) < 60 * 85 and records[0] == 1
+    records[0] = 0  # what a second look would judge to be right
+    judged.write_bytes(records)
     result = r1nb(*options, cwd=tmp_path, runs=tmp_path)
     assert result.code == 0, result.err[-3000:]
     counts = [(r["step"], r["kept"]) for r in json.loads((tmp_path / "run/results/funnel.json").read_text())]
-    assert counts == [("traces", 60 * 85), ("correct", 60 * 45), ("distinct", 60 * 44)]
+    assert counts == [("traces", 60 * 85), ("correct", 60 * 45 - 1), ("distinct", 60 * 44 - 1)]
 
 
 def test_decontaminate_marks_or_removes(tmp_path):
@@ -477,33 +487,55 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
     ]
 
 
-def test_a_quarter_of_the_memory_of_the_corpus(tmp_path):
-    "Curating ten times as many rows takes no more memory, but for some bytes a row."
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    "Ten times as many rows take no more memory, but for some bytes a row; a step that reports removes thousands."
+    (tmp_path / "test.jsonl").write_text(
+        json.dumps({"problem": "this is a problem of the test number one", "answer": "1"}) + "\n"
+    )
     code = (
-        "import sys, resource, pandas as pd\nfrom r1nb.curate import *\n"
-        "n, d = int(sys.argv[1]), sys.argv[2]\n"
-        "text = '<think>\\n' + 'a thought that goes on ' * 100 + '{i}</think>\\\\boxed{{{i}}}'\n"
-        "def tables():\n"
-        "    for s in range(0, n, 1000):\n"
-        "        rows = [{**dict.fromkeys(TRACE), 'problem_id': f'p{i // 2}', 'problem': f'problem {i // 2}',\n"
-        "                 'completion': text.format(i=i), 'num_tokens': 9} for i in range(s, s + 1000)]\n"
-        "        yield pd.DataFrame(rows)\n"
-        "cfg = CurateConfig(steps=['finished', 'format', 'repetition', 'distinct', 'per_problem'], max_repeated=1)\n"
-        "corpus = Corpus.write(tables(), f'{d}/c.parquet')\n"
-        "alive, counts, _ = funnel(corpus, cfg, d)\n"
-        "assert alive.sum() == n // 2, counts\n"
+        "import sys, json, resource\nfrom pathlib import Path\nfrom r1nb.curate import *\n"
+        "from r1nb.runs import open_run, read_log\n"
+        "n, d = int(sys.argv[1]), Path(sys.argv[2])\n"
+        "with open(d/'t.jsonl', 'w') as f:\n"
+        "    for i in range(n):\n"
+        "        about = 'this is a problem of the test number one' if i % 3 == 0 else 'one'\n"
+        "        text = '<think>' + 'a thought that goes on ' * 100 + f'{i}</think>{i}'\n"
+        "        row = {'problem': f'{about} {i}', 'completion': text, 'num_tokens': 9, 'finish_reason': 'stop'}\n"
+        "        f.write(json.dumps(row) + chr(10))\n"
+        "cfg, written = configure({'dataset_name': str(d/'t.jsonl'), 'benchmarks': [str(d.parent/'test.jsonl')],\n"
+        "    'steps': ['finished', 'format', 'repetition', 'distinct', 'decontaminate', 'per_problem'],\n"
+        "    'max_repeated': 1})\n"
+        "summary = run_curate(open_run(d/'run', 'curate', written), *cfg)\n"
+        "listed = read_log(d/'run/results/decontaminate.jsonl')\n"
+        "assert summary['removed_decontaminate'] == n // 3 == len(listed), summary\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
     peak = []
     for n in (3000, 30000):
         (tmp_path / str(n)).mkdir()
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(n), tmp_path / str(n)], capture_output=True, text=True, timeout=200
-        )
+        command = [sys.executable, "-c", code, str(n), tmp_path / str(n)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=250)
         assert done.returncode == 0, done.stderr
         peak.append(int(done.stdout))
     corpus = 27000 * 2300 / 2**20  # MiB of text that the second has more: about 60
     assert peak[1] - peak[0] < corpus / 2, peak
+
+
+def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
+    "The range is inclusive, also for numbers that have no exact binary form."
+    rows = [{"problem": f"p{i}", "completion": "x", "pass_rate": i / 10, "num_tokens": 1} for i in range(11)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    options = ("--min_pass_rate", 0.2, "--max_pass_rate", 0.7, "--model_name_or_path", tiny_model)
+    command = ("curate", "--dataset_name", "t.jsonl", "--steps", "pass_rate", *options, "--run-dir", "run")
+    result = r1nb(*command, cwd=tmp_path, runs=tmp_path)
+    assert result.code == 0, result.err[-2000:]
+    assert pd.read_parquet(tmp_path / "run/dataset/train.parquet").problem.tolist() == [f"p{i}" for i in range(2, 8)]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("# not a dataset of r1nb")
+    refused = r1nb(*command, "--hub_dataset", "./mine", "--force", cwd=tmp_path, runs=tmp_path)
+    assert (
+        refused.code == 2 and "no dataset that r1nb has written" in refused.err and (tmp_path / "run/dataset").exists()
+    )
 
 
 def test_curated_traces_train(tiny_model, tmp_path):

@@ -9,7 +9,7 @@ R1NB_NODES=$SLURM_NNODES
 export R1NB_PYTHON R1NB_JOB R1NB_RUN_DIR R1NB_STAGE R1NB_ACCELERATOR R1NB_PROCESSES R1NB_NODES
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 MASTER_ADDR=${hosts[0]}
-MASTER_PORT=$((15000 + SLURM_JOB_ID % 40000))
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000 * 4))      # and three above it; Ray takes 10002-19999 for its workers
 export MASTER_ADDR MASTER_PORT
 restarts=${SLURM_RESTART_COUNT:-0}
 say() { echo "r1nb: $*, $(date -u +%FT%TZ)"; }
@@ -28,12 +28,27 @@ save_and_stop() {
 trap save_and_stop USR1
 trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM INT
 
+# The end: where the job was asked to save, it goes back into the queue.
+leave() {
+  code=$1
+  if [ "$code" -ne 0 ] && [ -n "$asked" ]; then
+    if [ "$restarts" -lt "$R1NB_MAX_REQUEUES" ]; then
+      say "back into the queue (restart $((restarts + 1)) of at most $R1NB_MAX_REQUEUES)"
+      scontrol requeue "$SLURM_JOB_ID"
+      sleep 30
+    else
+      say "not requeued again: it has been $restarts times (max_requeues); submit it anew to go on"
+    fi
+  fi
+  say "ended with exit code $code"
+  exit "$code"
+}
+
 # A server: on the last node, and the training on the others; or over all of them, and its client beside it.
 server_failed() {
-  say "the server $1; the end of its log"
-  tail -n 40 "$log"
+  if [ -z "$asked" ]; then say "the server $1; the end of its log"; tail -n 40 "$log"; fi
   kill "$serving" 2>/dev/null
-  exit 1
+  leave 1
 }
 share=()
 if [ -n "${R1NB_SERVER:-}" ]; then
@@ -47,9 +62,9 @@ if [ -n "${R1NB_SERVER:-}" ]; then
   fi
   port=$((MASTER_PORT + 1)) log=$R1NB_RUN_DIR/logs/server-$SLURM_JOB_ID.log
   mkdir -p "${log%/*}"
-  export R1NB_SERVER_PORT=$port R1NB_SERVER_URL=http://$server:$port
+  export R1NB_SERVER_PORT=$port R1NB_SERVER_URL=http://$server:$port R1NB_SERVER_WAIT
   say "a server on $server: $R1NB_SERVER"
-  srun "${place[@]}" --output="$log" --open-mode=append bash -c "exec $R1NB_SERVER" &
+  srun "${place[@]}" --output="$log" --open-mode=append bash -c "$R1NB_SERVER" &
   serving=$!
   SECONDS=0
   until "$R1NB_PYTHON" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' "$R1NB_SERVER_URL$health" 2>/dev/null; do
@@ -84,14 +99,4 @@ wait "$step"
 code=$?
 if [ -n "$serving" ]; then kill "$serving" 2>/dev/null; wait "$serving"; fi
 
-if [ "$code" -ne 0 ] && [ -n "$asked" ]; then
-  if [ "$restarts" -lt "$R1NB_MAX_REQUEUES" ]; then
-    say "back into the queue (restart $((restarts + 1)) of at most $R1NB_MAX_REQUEUES)"
-    scontrol requeue "$SLURM_JOB_ID"
-    sleep 30
-  else
-    say "not requeued again: it has been $restarts times (max_requeues); submit it anew to go on"
-  fi
-fi
-say "ended with exit code $code"
-exit "$code"
+leave "$code"
