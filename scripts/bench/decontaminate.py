@@ -128,6 +128,16 @@ def open_r1(path: str, problems: dict, n: int):
     return run
 
 
+def index_sizes(problems: dict, n: int) -> dict[str, float]:
+    "MiB that the index and the dictionary take, added up object by object."
+    from r1nb.overlap import NgramIndex
+
+    index, grams = NgramIndex(problems, n), lookup([p for texts in problems.values() for p in texts], n)
+    arrays = sum(a.nbytes for a in (index.keys, index.owners, index.maybe, index.sizes))
+    objects = sys.getsizeof(grams) + sum(sys.getsizeof(k) + sys.getsizeof(v) for k, v in grams.items())
+    return {"ours": arrays / 2**20, "dictionary": objects / 2**20}
+
+
 WAYS = {"reading": reading, "ours": ours, "dictionary": dictionary, "open-r1": open_r1}
 
 
@@ -177,7 +187,10 @@ def main() -> None:
         return work(args.work[0], args.work[1], int(args.work[2]))
     from r1nb.curate import benchmark_problems
 
-    texts = [p for some in benchmark_problems(BENCHMARKS).values() for p in some if len(p.split()) >= args.ngram_size]
+    known = benchmark_problems(BENCHMARKS)
+    texts = [p for some in known.values() for p in some if len(p.split()) >= args.ngram_size]
+    size = index_sizes(known, args.ngram_size)
+    print(f"{len(texts)} test problems; " + ", ".join(f"{way} {mib:.1f} MiB" for way, mib in size.items()))
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as folder:
             path, first = Path(folder) / "problems.parquet", None

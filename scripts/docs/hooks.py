@@ -79,6 +79,8 @@ def on_files(files, config):
         text = site.links(module.text.partition("\n")[0], "api/index.md", "r1nb", "")
         rows[-1] += f"\n| [r1nb.{name}]({name}.md) | {text} |"
     add("api/index.md", "\n\n".join(rows) + "\n")
+    for path, content in site.images.items():  # pictures of README.md
+        add(path, content)
     for path in sorted(site.sources):
         if path.endswith(".ipynb"):  # to take along
             add(path, (ROOT / path).read_bytes())

@@ -114,6 +114,9 @@ class Site:
                 return f"{m[1]}({relative(path[4:-6] + '.md', page)}{anchor})"
             if not (ROOT / path).exists():
                 raise SystemExit(f"{folder}: link to {m[2]}, which does not exist")
+            if path.endswith((".svg", ".png")):
+                self.images[f"images/{Path(path).name}"] = (ROOT / path).read_bytes()
+                return f"{m[1]}({relative(f'images/{Path(path).name}', page)})"
             return f"{m[1]}({self.file(path, page)})" if (ROOT / path).is_file() else m[1][1:-1]
 
         def name(m):
