@@ -225,7 +225,7 @@ def test_the_switch_to_dark_is_remembered(base, open_page):
 def test_the_map_leads_through_the_pipeline(base, open_page):
     page = open_page(base + "index.html")
     targets = page.eval_on_selector_all(".map a", "links => links.map(a => a.href.baseVal)")
-    assert {"11_generate.html", "14_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
+    assert {"12_generate.html", "14_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
     page.locator(".map a", has_text="GRPO").click()
     assert page.url.endswith("/r1nb/32_grpo.html")
 
