@@ -134,6 +134,7 @@ def _compare(a: str, b: str) -> int:
     rows = compare_runs(folder(a), folder(b))
     print(text_table([{'task': r['task'], 'models': r['model'] if r['model'] == r['baseline'] else f"{r['model']} - {r['baseline']}", a: f"{100 * r['a']:.1f} %", b: f"{100 * r['b']:.1f} %",
                        'difference': r['difference'], 'detectable': '' if r['minimum_detectable'] is None else f"{100 * r['minimum_detectable']:.1f} points"} for r in rows]))
+    for task, lines in {r['task']: r['protocol'] for r in rows if r['protocol']}.items(): print(f"{task}: the runs drew differently ({b} -> {a}), so the difference is not of the models alone: {'; '.join(lines)}")
     return 0
 
 def _pipeline(args, rest) -> int:

@@ -17,7 +17,7 @@ from .benchmarks import find_benchmark, judge, read_benchmark, reported
 from .models import ModelChoice, load_tokenizer, prefilled, resolve_model
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, load_problems, to_messages
 from .recipes import load_config
-from .runs import Run, atomic_path, plain, rank, write_text
+from .runs import Run, atomic_path, config_difference, plain, rank, write_text
 from .sampling import SamplingConfig, make_sampler, stream_samples
 from .settings import InputError, did_you_mean
 from .statistics import against_reported, by_group, minimum_detectable_difference, paired_difference, repeated_share, summarize, verdict_matrix
@@ -251,9 +251,9 @@ def read_graded(run: Run | str | Path, task: str, label: str):
     return pd.read_parquet(task_folder(run, task)/f'{label}.parquet')
 
 def compare_runs(a: str | Path, b: str | Path) -> list[dict]:
-    """Rows `task, model, baseline, a, b, difference, p_value, minimum_detectable` for the tasks that the evaluation runs `a` and `b` share: `a` minus `b`.
+    """Rows `task, model, baseline, a, b, difference, p_value, minimum_detectable, protocol` for the tasks that the evaluation runs `a` and `b` share: `a` minus `b`.
 
-    Models with the same label are paired, or the only model of each run. Raises `InputError` where there is nothing to compare."""
+    Models with the same label are paired, or the only model of each run. `protocol` lists what the runs drew differently (another temperature, another limit): then the difference is of both, model and protocol. Raises `InputError` where there is nothing to compare."""
     for path in (a, b):
         if not (Path(path)/'results'/'results.json').is_file(): raise InputError(f"--compare: {path} is no complete evaluation run: no results/results.json in it")
     ra, rb = results_by_task(a), results_by_task(b)
@@ -263,9 +263,11 @@ def compare_runs(a: str | Path, b: str | Path) -> list[dict]:
         la, lb = list(ra[t]['models']), list(rb[t]['models'])
         pairs = [(l, l) for l in la if l in lb] or ([(la[0], lb[0])] if len(la) == len(lb) == 1 else [])
         if not pairs: raise InputError(f"--compare: no model in common on {t}: {', '.join(la)} in {a}, {', '.join(lb)} in {b}")
+        protocols = [plain(r[t].get('protocol') or {}) for r in (ra, rb)]
+        other = [line for line in config_difference(protocols[1], protocols[0]) if not line.startswith(('seed:', 'backend:'))]
         for x, y in pairs:
             va, vb = verdict_matrix(read_graded(a, t, x)), verdict_matrix(read_graded(b, t, y))
             d = paired_difference(va, vb)
             rows.append({'task': t, 'model': x, 'baseline': y, 'a': float(va.to_numpy().mean()), 'b': float(vb.to_numpy().mean()), 'difference': str(d), 'value': d.value, 'low': d.low, 'high': d.high,
-                         'p_value': d.p_value, 'minimum_detectable': minimum_detectable_difference(d.se * d.n_problems**0.5, d.n_problems) if d.se > 0 else None})
+                         'p_value': d.p_value, 'minimum_detectable': minimum_detectable_difference(d.se * d.n_problems**0.5, d.n_problems) if d.se > 0 else None, 'protocol': other})
     return rows
