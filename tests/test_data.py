@@ -348,7 +348,7 @@ def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
         (("--steps", "corect"), ("did you mean 'correct'?",)),
         (("--steps", "decontaminate", "--benchmarks", "aime99"), ("aime99",)),
         (("--steps", "decontaminate", "--benchmarks", "none.jsonl"), ("none.jsonl does not exist",)),
-        (("--steps", "pass_rate", "--pass_rates", "traces.jsonl"), ("problem_id and pass_rate",)),
+        (("--steps", "pass_rate", "--pass_rates", "traces.jsonl"), ("pass_rate (or correct) are needed",)),
         (("--scripts", "latin", "greek"), ("scripts: 'greek'",)),
         (("--min_pass_rate", 0.9, "--max_pass_rate", 0.1), ("min_pass_rate: 0.9 is above",)),
     ],
