@@ -137,20 +137,23 @@ def test_a_kernel_that_starts_beside_the_notebook_finds_the_checkout(kernel, sft
 def test_interrupting_twice_stops_at_once(sft_run):
     run, (start, *_) = sft_run
     assert errors(start)[-1].splitlines()[-1].startswith("KeyboardInterrupt: interrupted twice")
-    assert start[-1][1] == {"status": "interrupted", "saved": []}
+    assert (
+        start[-1][1]["status"] == "interrupted" and len(start[-1][1]["saved"]) <= 1
+    )  # a short step may end between the two
 
 
 def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
-    run, (_, stopped, done) = sft_run
+    run, (start, stopped, done) = sft_run
+    before = max((int(name.rpartition("-")[2]) for name in start[-1][1]["saved"]), default=0)
     saved = int(re.search(r"KeyboardInterrupt: saved at step (\d+); run this cell again", errors(stopped)[-1])[1])
-    assert 1 <= saved < 40 and "interrupted: this step ends and is saved" in printed(stopped)
-    assert stopped[-1][1] == {"status": "interrupted", "saved": [f"checkpoint-{saved}"]}
+    assert before < saved < 40 and "interrupted: this step ends and is saved" in printed(stopped)
+    assert stopped[-1][1]["status"] == "interrupted" and f"checkpoint-{saved}" in stopped[-1][1]["saved"]
     assert not errors(done) and f"going on from checkpoint-{saved}" in printed(done)
     assert done[-1][1]["status"] == "completed"
     assert (run / "model" / "model.safetensors").exists() and run.manifest["starts"] == 3
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    begin = max(i for i, r in enumerate(logged) if r["step"] == 1)  # where the second start began
-    assert [r["step"] for r in logged[begin:] if "loss" in r] == list(range(1, 41))
+    begin = max(i for i, r in enumerate(logged) if r["step"] == before + 1)  # where the second start began
+    assert [r["step"] for r in logged[begin:] if "loss" in r] == list(range(before + 1, 41))
 
 
 def test_an_interrupt_leaves_no_trainer_in_memory(kernel, sft_run):
