@@ -8,13 +8,13 @@ __all__ = ['MATH_SYSTEM_PROMPT', 'BENCHMARKS', 'CHOICE_PROMPT', 'PRELUDE', 'PROG
            'extract_program', 'judge', 'gym_score', 'verification_of', 'verify_completions', 'reported']
 
 # %% ../nbs/08_benchmarks.ipynb #1c55c8a0
-import base64, hashlib, io, json, pickle, random, re, zlib
+import base64, io, json, pickle, random, re, zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from .answers import after_thought, as_choice, extract_answer, verify_answers
-from .problems import normalise, problem_id, read_rows
+from .problems import digest, normalise, problem_id, read_rows
 from .sandbox import Limits, read_cases, score_programs
 from .settings import InputError, did_you_mean, settings
 
@@ -130,7 +130,7 @@ def code_row(row: dict, number: int, where: str) -> dict:
 # %% ../nbs/08_benchmarks.ipynb #4eb9c17e
 def contents_of(rows: list[dict]) -> str:
     "Hash of problems and answers, whatever their order: 12 hexadecimal digits."
-    return hashlib.sha256('\n'.join(sorted(f"{r['problem_id']} {r['answer']}" for r in rows)).encode()).hexdigest()[:12]
+    return digest('\n'.join(sorted(f"{r['problem_id']} {r['answer']}" for r in rows)))
 
 def _hub_rows(b: Benchmark):
     "The rows of `b` on the Hub. Raises `InputError` that says how to do without."
@@ -231,7 +231,8 @@ def verify_completions(completions: list[str], rows: list[dict], parallel: int =
     known = {text: verification_of(text) for text in {r.get('verification') for r in rows}}                  # of a problem's traces, once
     kinds = [known[r.get('verification')] for r in rows]
     verdicts = [None if (score := gym_score(c, k)) is None else score == 1.0 for c, k in zip(completions, kinds, strict=True)]
-    code = [i for i, k in enumerate(kinds) if k.get('verification_info') and _has_tests(k['verification_info'])]
+    tested = {text for text, k in known.items() if k.get('verification_info') and _has_tests(k['verification_info'])}
+    code = [i for i, r in enumerate(rows) if r.get('verification') in tested]
     plain = [i for i, k in enumerate(kinds) if not k.get('verification_info') and not k.get('reasoning_gym')]
     of_code = judge('code', [completions[i] for i in code], [rows[i] for i in code], parallel)[1] if code else []
     for i, v in zip(code, of_code): verdicts[i] = v

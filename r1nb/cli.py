@@ -180,21 +180,14 @@ def _keys(stage: str, word: str) -> int:
     return 0
 
 # %% ../nbs/70_cli.ipynb #cccefbb6
-def _last_metric(metrics) -> str:
-    last = {}
-    for row in metrics: last.update(row)
-    return ', '.join(f"{name} {last[key]:.3g}" for key, name in (('loss', 'loss'), ('reward', 'reward')) if isinstance(last.get(key), (int, float)))
-
 def _left(metrics, max_steps) -> float | None:
     "Seconds until step `max_steps` at the pace of the last twenty steps, or None if that cannot be told."
     rows = [(r['step'], r['time']) for r in metrics if isinstance(r.get('step'), int) and 'time' in r][-20:]
     if not max_steps or len(rows) < 2 or rows[-1][0] <= rows[0][0]: return None
     return (max_steps - rows[-1][0]) * (rows[-1][1] - rows[0][1]) / (rows[-1][0] - rows[0][0])
 
-def _duration(seconds) -> str:
-    return '' if seconds is None else f'{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}'
-
 def _runs(args, rest) -> int:
+    from r1nb.report import duration, last_metric, text_table
     from r1nb.runs import list_runs
     from r1nb.slurm import queue, state_of
     if rest: raise InputError(f"unknown option {rest[0]}; valid: --stage, --json, --html")
@@ -209,15 +202,13 @@ def _runs(args, rest) -> int:
         try: metrics = run.metrics
         except InputError: metrics = [{'step': '?'}]                       # damaged: the other runs are still worth a line
         rows.append({'run': str(run.path.relative_to(root)), 'stage': m.get('stage', ''), 'state': (state := state_of(run, states)), 'started': (m.get('started') or '')[:16].replace('T', ' '),
-                     'took': _duration(m.get('seconds')), 'step': max((r['step'] for r in metrics), default=''), 'of': m.get('max_steps', ''),
-                     'left': _duration(_left(metrics, m.get('max_steps'))) if state == 'running' else '', 'last': _last_metric(metrics),
+                     'took': duration(m.get('seconds')), 'step': max((r['step'] for r in metrics), default=''), 'of': m.get('max_steps', ''),
+                     'left': duration(_left(metrics, m.get('max_steps'))) if state == 'running' else '', 'last': last_metric(metrics),
                      'revision': (m.get('git') or {}).get('revision', '')[:8]})
     if args.json:
         for r in rows: print(json.dumps(r))
     elif not rows: print(f"no runs below {root}" + (f" of stage '{args.stage}'" if args.stage else ''))
-    else:
-        from r1nb.report import text_table
-        print(text_table(rows))
+    else: print(text_table(rows))
     return 0
 
 def _show(args, rest) -> int:

@@ -7,13 +7,14 @@ __all__ = ['need_distilabel', 'chat_id', 'sampler_llm', 'build_distilabel_pipeli
            'main']
 
 # %% ../nbs/11_distilabel.ipynb #a21ebd30
-import hashlib, json, os, runpy, signal, subprocess, sys, time
+import json, os, runpy, signal, subprocess, sys, time
 from dataclasses import asdict, replace
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
 from .models import ModelChoice, native_dtype
+from .problems import digest
 from .runs import atomic_path, write_text
 from .sampling import SamplingConfig, has_vllm, make_sampler, stream_samples
 from .settings import InputError
@@ -27,7 +28,7 @@ def need_distilabel() -> None:
 # %% ../nbs/11_distilabel.ipynb #5f9b645f
 def chat_id(messages: list[dict]) -> str:
     "Content hash of a chat: 12 hexadecimal digits."
-    return hashlib.sha256(json.dumps([[m['role'], m['content']] for m in messages], ensure_ascii=False).encode()).hexdigest()[:12]
+    return digest(json.dumps([[m['role'], m['content']] for m in messages], ensure_ascii=False))
 
 def sampler_llm(model: ModelChoice, sampling: SamplingConfig, path: str | Path, ids: dict[str, str] | None = None):
     "A distilabel LLM that draws with `sampling` from `model`, and keeps every sample in the JSON lines file `path`. `ids` names chats (`chat_id` -> id)."

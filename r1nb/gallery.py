@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from .report import CURVES, export_html
+from .report import CURVES, duration, export_html, last_metric
 from .runs import Run, atomic_path, list_runs, write_text
 from .settings import InputError, settings
 
@@ -26,8 +26,7 @@ def key_metric(run: Run) -> str:
     if 'train_loss' in s: return f"loss {s['train_loss']:.3g}"
     if 'kept' in s: return f"{s['kept']} of {s['traces']} traces kept"
     if 'traces' in s: return f"{s['traces']} traces"
-    last = {k: v for r in run.metrics for k, v in r.items()}
-    return ', '.join(f'{k} {last[k]:.3g}' for k in ('loss', 'reward') if isinstance(last.get(k), (int, float)))
+    return last_metric(run.metrics)
 
 # %% ../nbs/62_gallery.ipynb #aec0363d
 def _short(value, root: Path) -> str:
@@ -41,12 +40,11 @@ def run_row(run: Run, root: str | Path) -> dict:
     "The row of `run` in the table of the runs below `root`: strings, empty where nothing is known."
     m, root = run.manifest, Path(root).absolute()
     c, h, git = m.get('config') or {}, m.get('hardware') or {}, m.get('git') or {}
-    s = int(m.get('seconds') or 0)
     machine = ', '.join(h['gpus']) if h.get('gpus') else f"{h['cores']} cores" if 'cores' in h else ''
     name = run.path.relative_to(root).as_posix() if run.path.is_relative_to(root) else run.path.name
     return {'run': name, 'stage': m.get('stage', ''), 'model': _short(c.get('models') or c.get('model_name_or_path'), root),
             'data': _short(c.get('tasks') or c.get('dataset_name') or c.get('dataset_mixture'), root), 'key metric': key_metric(run), 'state': run.status,
-            'hardware': machine, 'took': f'{s // 3600}:{s // 60 % 60:02d}:{s % 60:02d}' if 'seconds' in m else '',
+            'hardware': machine, 'took': duration(m.get('seconds')),
             'revision': git.get('revision', '')[:8] + ('+' if git.get('dirty') else ''), 'date': (m.get('started') or m.get('created') or '')[:16].replace('T', ' ')}
 
 # %% ../nbs/62_gallery.ipynb #96672a8a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'CLASSES', 'ALIASES', 'parse_chain', 'worked_solution', 'by_places', 'asked', 'TeacherConfig',
-           'ScriptedTeacher', 'configure', 'check', 'chats', 'draw_traces', 'run_generate']
+           'ScriptedTeacher', 'configure', 'check', 'system_prompt', 'draw_traces', 'run_generate']
 
 # %% ../nbs/12_generate.ipynb #010be0a5
 import json, random, re, time
@@ -126,17 +126,16 @@ def check(problems: ProblemsConfig, model: ModelChoice, sampling: SamplingConfig
     if teacher.teacher == 'scripted':
         for problem in rows['problem']: parse_chain(problem)
 
-def chats(table, problems: ProblemsConfig, teacher: TeacherConfig) -> list[tuple[str, list[dict]]]:
-    "`(problem_id, messages)` for each problem of `table`."
-    system = problems.system_prompt if problems.system_prompt is not None else R1_SYSTEM_PROMPT if teacher.prompt_template == TeacherConfig.prompt_template else None
-    return [(r.problem_id, to_messages(asked(teacher.prompt_template, r.problem), system)) for r in table.itertuples()]
+def system_prompt(problems: ProblemsConfig, teacher: TeacherConfig) -> str | None:
+    "The recipe's system prompt, else ours, unless a template of the recipe's stands for it."
+    return problems.system_prompt if problems.system_prompt is not None else R1_SYSTEM_PROMPT if teacher.prompt_template == TeacherConfig.prompt_template else None
 
 # %% ../nbs/12_generate.ipynb #d2fa3a96
 def draw_traces(run: Run, table, problems: ProblemsConfig, model: ModelChoice, sampling: SamplingConfig, teacher: TeacherConfig) -> list[dict]:
     "The samples of all problems of `table`, streamed to `dataset/traces.jsonl`."
-    prompts, file = chats(table, problems, teacher), run/'dataset'/'traces.jsonl'
+    system, file = system_prompt(problems, teacher), run/'dataset'/'traces.jsonl'
+    prompts = [(r.problem_id, to_messages(asked(teacher.prompt_template, r.problem), system)) for r in table.itertuples()]
     if teacher.pipeline == 'distilabel':
-        system = prompts[0][1][0]['content'] if prompts[0][1][0]['role'] == 'system' else None
         run_distilabel(table.problem.tolist(), model, sampling, file, run/'distiset', teacher.prompt_template, system, {chat_id(m): id for id, m in prompts})
     def make():
         if teacher.teacher == 'model': return make_sampler(model, sampling)

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from .launch import STAGES, Job, job_environment, open_job, ranks_of, run_folder
 from .recipes import build, parse_overrides
-from .report import curves
+from .report import curves, last_metric
 from .runs import Run, _process_start, find_run, process_mark, write_text
 from .settings import InputError, did_you_mean
 from .slurm import SlurmOptions, batch_script, queue, state_of
@@ -131,10 +131,9 @@ def watch_state(run: Run) -> str:
 
 def status_line(run: Run, state: str, rows: list[dict]) -> str:
     "Stage, folder, state, step and the last loss and reward of `run`, in a line."
-    m, last = run.manifest, {}
-    for r in rows: last.update(r)
-    parts = [state] + ([f"step {last['step']}" + (f" of {m['max_steps']}" if 'max_steps' in m else '')] if 'step' in last else []) + [f'{k} {last[k]:.3g}' for k in ('loss', 'reward') if isinstance(last.get(k), (int, float))]
-    return f"{m.get('stage', 'run')} in {run.path}: {', '.join(parts)}" + (f"\n{m['error']}" if m.get('error') and state not in ('running', 'completed', 'starting') else '')
+    m = run.manifest
+    step = f"step {rows[-1]['step']}" + (f" of {m['max_steps']}" if 'max_steps' in m else '') if rows else ''
+    return f"{m.get('stage', 'run')} in {run.path}: {', '.join(filter(None, [state, step, last_metric(rows)]))}" + (f"\n{m['error']}" if m.get('error') and state not in ('running', 'completed', 'starting') else '')
 
 def watch(run_dir: str | Path | Run, every: float = 2.0, lines: int = 12) -> str:
     "Show the state, the last `lines` of the log and the curves of a run, every `every` seconds, until it ends or the cell is interrupted. Returns its state."

@@ -8,6 +8,7 @@ __all__ = ['pass_rates', 'rate_run']
 # %% ../nbs/31_pass_rate.ipynb #4df5ee30
 from .benchmarks import verify_completions
 from .curate import as_rows
+from .publish import front_matter
 from .rewards import get_reward_funcs
 from .runs import Run, atomic_path, write_text
 from .settings import InputError
@@ -40,8 +41,8 @@ def rate_run(run: Run, low: float = 0.1, high: float = 0.9, reward_funcs: list[s
         for config, table in (('default', rates), (name, inside.drop(columns='pass_rate_generations'))):
             (folder/config).mkdir(parents=True)
             table.to_parquet(folder/config/'train-00000-of-00001.parquet', index=False)
-        front = {'tags': ['r1nb'], 'configs': [{'config_name': c, 'data_files': [{'split': 'train', 'path': f'{c}/train-*.parquet'}]} for c in ('default', name)]}
+        front = front_matter({c: {'train': f'{c}/train-*.parquet'} for c in ('default', name)})
         teacher = run.manifest.get('config', {}).get('model_name_or_path', '?')
-        write_text(folder/'README.md', f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# Pass rates of {teacher}\n\n{len(rates)} problems, {len(inside)} with a pass rate from {low} to {high} (`{name}`).\n\n"
+        write_text(folder/'README.md', f"{front}# Pass rates of {teacher}\n\n{len(rates)} problems, {len(inside)} with a pass rate from {low} to {high} (`{name}`).\n\n"
                    f"```yaml\n{yaml.safe_dump(run.manifest.get('config', {}), sort_keys=False)}```\n")
     return {'problems': len(rates), 'in_range': len(inside), 'never': int((rates.pass_rate == 0).sum()), 'always': int((rates.pass_rate == 1).sum()), 'unknown': int(rates.pass_rate.isna().sum())}

@@ -22,7 +22,7 @@ from transformers.utils.notebook import NotebookProgressCallback
 from trl import SFTConfig as TRLSFTConfig
 
 from .models import ModelChoice, load_model, load_tokenizer, resolve_model, save_model
-from .problems import R1_SYSTEM_PROMPT, problem_id, read_rows, split_of, to_messages
+from .problems import R1_SYSTEM_PROMPT, is_local, problem_id, read_rows, split_of, to_messages
 from .recipes import load_config
 from .runs import Preempted, Run, in_kernel, shared, under_deepspeed, wait_for_everyone, write_text
 from .settings import InputError, settings
@@ -60,7 +60,7 @@ def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
     "`(train, eval)` datasets of conversational pairs; `eval` is None for `eval_fraction` 0. The split is by problem, so no problem is in both."
     from datasets import Dataset
     if not cfg.dataset_name: raise InputError("dataset_name: which traces? Name a curate run's dataset folder, a file or a Hub id")
-    if Path(cfg.dataset_name).suffix in ('.jsonl', '.parquet', '.json', '.csv') or Path(cfg.dataset_name).exists() or '/' not in cfg.dataset_name:
+    if is_local(cfg.dataset_name):
         rows = read_rows(cfg.dataset_name)
     elif Path(cfg.dataset_name).is_absolute(): raise InputError(f"dataset_name: {cfg.dataset_name} does not exist; if an earlier stage is to write it, run that stage first")
     else:

@@ -11,13 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import yaml
 from tqdm import tqdm
 
 from r1nb.curate import CurateConfig, arrow_batches, benchmark_problems, decontaminate_batches
 from r1nb.launch import guarded
 from r1nb.overlap import NgramIndex
-from r1nb.publish import PublishConfig, check_publish, check_replaceable, push_folder
+from r1nb.problems import short_name
+from r1nb.publish import PublishConfig, check_publish, check_replaceable, front_matter, push_folder
 from r1nb.runs import append_jsonl, atomic_path, check_writable, write_text
 from r1nb.settings import InputError, settings
 
@@ -47,8 +47,7 @@ def decontaminate(args: argparse.Namespace) -> int:
     "Stream the dataset through the index into a dataset repository. Returns the exit code."
     if not 1 <= args.ngram_size <= 64:
         raise InputError(f"--ngram_size: {args.ngram_size} is not between 1 and 64")
-    short = Path(args.dataset).name.removesuffix(".jsonl").removesuffix(".parquet")
-    name = args.new_dataset_name or f"./{short}_decontaminated"
+    name = args.new_dataset_name or f"./{short_name(args.dataset)}_decontaminated"
     target = PublishConfig(name, private=args.private)
     check_publish(target)
     folder = Path(name).expanduser() if target.is_folder else settings().runs / "decontaminate" / Path(name).name
@@ -79,14 +78,11 @@ def decontaminate(args: argparse.Namespace) -> int:
         if writer is None:
             raise InputError(f"{args.dataset} has no rows")
         writer.close()
-        front = {
-            "tags": ["r1nb"],
-            "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-        }
+        front = front_matter({"default": {"train": "data/train-*.parquet"}})
         lines = "\n".join(f"- {b}: {sources[b]}" for b in args.benchmarks)
         write_text(
             out / "README.md",
-            f"---\n{yaml.safe_dump(front)}---\n\n{args.dataset}, compared with test problems by runs of "
+            f"{front}{args.dataset}, compared with test problems by runs of "
             f"{args.ngram_size} words; matches are in `matches.jsonl`.\n\n{lines}\n",
         )
     print(json.dumps({"rows": read, "written": kept, "contaminated": dict(sources)}))

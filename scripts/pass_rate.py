@@ -9,10 +9,10 @@ Every key of `r1nb generate --keys` can be given. A second start goes on, or rat
 """
 
 import sys
-from pathlib import Path
 
 from r1nb.launch import Job, guarded, start_job
 from r1nb.pass_rate import rate_run
+from r1nb.problems import short_name
 from r1nb.publish import PublishConfig, check_publish, push_folder
 from r1nb.recipes import parse_overrides
 from r1nb.runs import Run
@@ -54,7 +54,7 @@ def rate(words: dict) -> int:
     target = PublishConfig(own["output_dataset_name"])
     check_publish(target)
     named = [words.get(key) or str(own["config"]) for key in ("dataset_name", "model_name_or_path")]
-    name = "-".join(Path(n.partition("#")[0]).name.removesuffix(".jsonl").removesuffix(".parquet") for n in named)
+    name = "-".join(short_name(n.partition("#")[0]) for n in named)
     run = Run(folder or settings().runs / "pass_rate" / name)
     if code := start_job(Job("generate", config=own["config"], overrides=words, run_dir=str(run.path), force=force)):
         return code

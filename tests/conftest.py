@@ -1,6 +1,7 @@
 "What the tests share: the `r1nb` command in a process with a deadline, a tiny model, a tiny pipeline."
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -52,6 +53,27 @@ def finish(process, cwd, deadline=DEADLINE):
 def r1nb(*arguments, cwd, runs, deadline=DEADLINE, **env):
     "Run the `r1nb` command to its end; returns `code`, `out` and `err`."
     return finish(start(*arguments, cwd=cwd, runs=runs, **env), cwd, deadline)
+
+
+def succeeds(*arguments, cwd):
+    "Run the `r1nb` command in `cwd`, which holds its runs too, and see that it succeeds."
+    result = r1nb(*arguments, cwd=cwd, runs=cwd)
+    assert result.code == 0, result.err[-3000:]
+    return result
+
+
+def browser_program():
+    "Path of a Chromium, of this machine or playwright's own; skips where there is none."
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    if path := next(filter(None, map(shutil.which, names)), None):
+        return path
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    if Path(path).exists():
+        return path
+    pytest.skip("no Chromium: apt-get install chromium")
 
 
 def wait_for(condition, what, process=None, deadline=DEADLINE):

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import nbformat
 import pytest
 import yaml
-from conftest import DEADLINE, ROOT, TASK, TRAINING, wait_for
+from conftest import DEADLINE, ROOT, TASK, TRAINING, browser_program, wait_for
 
 from r1nb.lab import launcher, submit, watch
 from r1nb.launch import free_port
@@ -242,18 +241,6 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
     assert Run(tmp_path / "other").status == "created"
 
 
-def browser():
-    "Path of a Chromium, or None where playwright has brought its own. Skips where there is none."
-    from playwright.sync_api import sync_playwright
-
-    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
-        if path := shutil.which(name):
-            return path
-    with sync_playwright() as playwright:
-        if not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("no Chromium: apt-get install chromium")
-
-
 @pytest.fixture(scope="module")
 def jupyterlab(recipe, tmp_path_factory):
     "Address of a JupyterLab on a copy of the notebooks; its SFT notebook trains a tiny model."
@@ -303,7 +290,7 @@ def jupyterlab(recipe, tmp_path_factory):
 def test_all_cells_of_a_job_in_a_browser(jupyterlab):
     from playwright.sync_api import expect, sync_playwright
 
-    program, (address, home), patience = browser(), jupyterlab, 240_000
+    program, (address, home), patience = browser_program(), jupyterlab, 240_000
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1300, "height": 1000})

@@ -8,23 +8,17 @@ import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
-from conftest import ROOT, r1nb
+from conftest import ROOT, browser_program, r1nb
 
 pytestmark = pytest.mark.browser
 
 LOOK = (ROOT / "tests" / "page_flaws.js").read_text(encoding="utf-8")
 CONTRAST = (ROOT / "tests" / "page_contrast.js").read_text(encoding="utf-8")
-
-
-def browser_program():
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 def demo_runs(root):
@@ -90,8 +84,6 @@ def base(folder):
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
     program = browser_program()
-    if program is None:
-        pytest.skip("no Chromium")
     with playwright.sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield chromium
