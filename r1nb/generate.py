@@ -76,7 +76,7 @@ class TeacherConfig:
     pipeline: str = field(default='direct', metadata={'help': "direct: the sampler is asked; distilabel: a distilabel pipeline asks it, and its dataset is kept too"})
     slip_rate: float = field(default=0.1, metadata={'help': 'Share of scripted traces with an arithmetic slip'})
     cut_rate: float = field(default=0.03, metadata={'help': 'Share of scripted traces that break off before the answer'})
-    styles: list[str] = field(default_factory=lambda: ['brief'], metadata={'help': 'Styles of scripted traces, in turn: direct (the answer), brief (a line for each operation), detailed (by tens and ones)'})
+    styles: list[str] = field(default_factory=lambda: ['brief'], metadata={'help': 'Styles of scripted traces; those of a problem take them in turn, from a random one on, and a style that is named twice comes up twice as often: direct (the answer), brief (a line for each operation), detailed (by tens and ones)'})
 
     def __post_init__(self):
         if self.teacher not in ('model', 'scripted'): raise InputError(f"teacher: '{self.teacher}'; {did_you_mean(self.teacher, ['model', 'scripted'])}")
@@ -96,8 +96,11 @@ class ScriptedTeacher:
     def __call__(self, prompts: list[list[dict]], n: int, seed: int) -> list[list[Completion]]:
         "`n` traces for each of `prompts` (chat messages)."
         rng = random.Random(seed)
-        styles = self.cfg.styles
-        return [[self._trace(parse_chain(p[-1]['content']), styles[k % len(styles)], rng) for k in range(n)] for p in prompts]
+        styles, written = self.cfg.styles, []
+        for p in prompts:
+            chain, first = parse_chain(p[-1]['content']), rng.randrange(len(styles)) if len(styles) > 1 else 0
+            written.append([self._trace(chain, styles[(first + k) % len(styles)], rng) for k in range(n)])
+        return written
 
     def _trace(self, chain, style, rng) -> Completion:
         draw, slip = rng.random(), rng.choice([-10, -1, 1, 10])

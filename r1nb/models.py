@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUNDLED', 'BUNDLED_NAME', 'CHATML', 'PAD_CANDIDATES', 'bundled_gguf', 'bundled_model', 'resolve_model', 'end_of_turn',
-           'align_tokens', 'native_dtype', 'ModelChoice', 'load_tokenizer', 'load_model', 'open_think', 'prefilled',
-           'restore_think', 'on_this_gpu', 'unsharded', 'tiny_model', 'save_model']
+           'align_tokens', 'native_dtype', 'ModelChoice', 'load_tokenizer', 'load_model', 'has_plain_attention',
+           'open_think', 'prefilled', 'restore_think', 'on_this_gpu', 'unsharded', 'tiny_model', 'save_model']
 
 # %% ../nbs/03_models.ipynb #5b7687f6
 import importlib.util, os, re, warnings
@@ -161,6 +161,12 @@ def load_model(choice: ModelChoice, tokenizer=None):
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight.requires_grad_(False)
     return model if 'LOCAL_RANK' in os.environ else on_this_gpu(model)      # as a rank: where it goes is for the trainer to say
 
+
+# %% ../nbs/03_models.ipynb #78ff089e
+def has_plain_attention(model) -> bool:
+    "Whether every layer of `model` looks at all tokens before it, through an attention that takes any mask."
+    config = model.config.get_text_config()
+    return config._attn_implementation in ('eager', 'sdpa') and set(getattr(config, 'layer_types', None) or ['full_attention']) == {'full_attention'} and not getattr(config, 'sliding_window', None)
 
 # %% ../nbs/03_models.ipynb #6bc3118f
 def open_think(prompt: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Callable
 
-from .models import ModelChoice, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
+from .models import ModelChoice, has_plain_attention, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
 from .runs import append_jsonl, rank, read_log, world_size
 from .settings import InputError, did_you_mean
 
@@ -76,13 +76,17 @@ def logit_filters(temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0):
     return LogitsProcessorList(filters)
 
 def read_prompts(model, prompts: list[list[int]], pad: int):
-    "`(cache, last logits, attention mask)` of left-padded `prompts`, one row each. Equal prompts are read once."
+    "`(cache, last logits, attention mask)` of `prompts`, one row each. Equal prompts are read once, and so is the beginning that all share."
     import torch
     distinct = list(dict.fromkeys(map(tuple, prompts)))
-    width = max(map(len, distinct))
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in distinct], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in distinct], device=model.device)
-    out = model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1)
+    shared = min(len(os.path.commonprefix(distinct)), min(map(len, distinct)) - 1) if len(distinct) > 1 and has_plain_attention(model) else 0
+    cache, width = None, max(map(len, distinct))
+    if shared:
+        cache = model(input_ids=torch.tensor([distinct[0][:shared]], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_select_indices(torch.zeros(len(distinct), dtype=torch.long, device=model.device))
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p[shared:]) for p in distinct], device=model.device)          # padding stands before what differs
+    mask = torch.tensor([[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in distinct], device=model.device)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, shared:], past_key_values=cache, use_cache=True, logits_to_keep=1)
     rows = torch.tensor([distinct.index(tuple(p)) for p in prompts], device=model.device)
     out.past_key_values.batch_select_indices(rows)
     return out.past_key_values, out.logits[rows, -1], mask[rows]
@@ -100,7 +104,7 @@ def draw_tokens(model, prompts: list[list[int]], max_new_tokens: int, eos: list[
                 top_k: int = 0) -> list[list[int]]:
     """A completion (token ids, with the `eos` that ended it) of each of `prompts` (token ids). Temperature 0 is greedy.
 
-    Equal prompts are read once, and rows that have ended leave the batch; otherwise it is `model.generate`."""
+    Equal prompts and the beginning that all share are read once, and rows that have ended leave the batch; otherwise it is `model.generate`."""
     import torch
     filters, stop = logit_filters(temperature, top_p, top_k), torch.tensor(eos, device=model.device)
     written, rows, live = [[] for _ in prompts], list(range(len(prompts))), torch.ones(len(prompts), dtype=torch.bool, device=model.device)
