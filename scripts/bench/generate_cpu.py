@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=60)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--attention", nargs="+", default=["sdpa", "eager"])
+    parser.add_argument("--attention", nargs="+", default=["sdpa", "eager", "grouped"])
     args = parser.parse_args()
 
     choice = ModelChoice(args.model)
