@@ -24,7 +24,7 @@ def score(results: dict) -> dict:
 
 def main(folders: list[str]) -> None:
     runs = [json.loads((Path(f) / "evaluate" / "results" / "results.json").read_text())["models"] for f in folders]
-    plt.rcParams["svg.hashsalt"] = "r1nb"
+    plt.rcParams.update({"svg.hashsalt": "r1nb", "svg.fonttype": "none"})
     fig, ax = plt.subplots(figsize=(6.2, 1.9))
     labels = []
     for row, (name, (label, colour)) in enumerate(STAGES.items()):
