@@ -64,7 +64,9 @@ def succeeds(*arguments, cwd):
 
 def browser_program():
     "Path of a Chromium, of this machine or playwright's own; skips where there is none."
-    from playwright.sync_api import sync_playwright
+    sync_playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright (extra browser)"
+    ).sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     if path := next(filter(None, map(shutil.which, names)), None):

