@@ -263,13 +263,13 @@ class Tree:
 
 LONGEST_TREE = 4096      # its attention is quadratic in the length of the whole group
 
-def tree_of(ids: torch.Tensor, mask: torch.Tensor, width: int) -> Tree | None:
-    "`ids` and `mask`, (B, P + C) with left-padded prompts and `width` = C, as a tree; None where it would have no fewer tokens, or too many in a row."
+def tree_of(ids: torch.Tensor, mask: torch.Tensor, width: int, longest: int = LONGEST_TREE) -> Tree | None:
+    "`ids` and `mask`, (B, P + C) with left-padded prompts and `width` = C, as a tree; None where it would have no fewer tokens, or more than `longest` in a row."
     prompts = [tuple(row[m].tolist()) for row, m in zip(ids[:, :-width], mask[:, :-width].bool())]
     lengths = mask[:, -width:].sum(1).tolist()
     groups = {p: [r for r, q in enumerate(prompts) if q == p] for p in dict.fromkeys(prompts)}
     L = max(len(p) - 1 + sum(1 + lengths[r] for r in rows) for p, rows in groups.items())
-    if not min(map(len, prompts)) or len(groups) * L >= ids.numel() or L > LONGEST_TREE: return None
+    if not min(map(len, prompts)) or len(groups) * L >= ids.numel() or L > longest: return None
     out = torch.zeros(len(groups), L, dtype=ids.dtype, device=ids.device)
     positions, labels, segment = torch.zeros_like(out), torch.full_like(out, -100), torch.full_like(out, -1)
     place = torch.zeros(len(ids), width, dtype=torch.long, device=ids.device)
@@ -298,8 +298,9 @@ def share_beginning(model) -> None:
         ids, mask, labels = (kwargs.get(k) for k in ('input_ids', 'attention_mask', 'labels'))
         if ids is None or ids.device.type != 'cpu' or labels is None or mask is None or mask.dim() != 2: return
         shared = ((ids == ids[0]) & mask.bool() & (labels == -100)).all(0).int().cumprod(0).sum().item()
-        tree = tree_of(ids, mask, ids.shape[1] - shared) if 0 < shared < ids.shape[1] else None
-        if tree is None or tree.ids.numel() > min(LONGEST_SHARED, 0.8 * ids.numel()): return
+        if not 0 < shared < ids.shape[1]: return
+        tree = tree_of(ids, mask, ids.shape[1] - shared, longest=min(LONGEST_SHARED, int(0.8 * ids.numel())))
+        if tree is None: return
         written = mask[:, shared:].bool()
         tree.labels.fill_(-100).view(-1)[tree.place[written]] = labels[:, shared:][written]
         return args, {**kwargs, 'input_ids': tree.ids, 'attention_mask': tree.mask(module.dtype), 'position_ids': tree.positions, 'labels': tree.labels}

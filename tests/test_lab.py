@@ -288,9 +288,10 @@ def jupyterlab(recipe, tmp_path_factory):
 
 @pytest.mark.browser
 def test_all_cells_of_a_job_in_a_browser(jupyterlab):
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra browser)")
     program, (address, home), patience = browser_program(), jupyterlab, 240_000
-    with api.sync_playwright() as playwright:
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1300, "height": 1000})
         page.goto(f"{address}/?token=t")
@@ -306,7 +307,7 @@ def test_all_cells_of_a_job_in_a_browser(jupyterlab):
         figures = panel.locator(".jp-OutputArea-output img")
         figures.nth(1).wait_for(state="attached", timeout=patience)  # the live one, then that of all curves
         status = panel.locator(".jp-Notebook-ExecutionIndicator")
-        api.expect(status).to_have_attribute("data-status", "idle", timeout=patience)
+        expect(status).to_have_attribute("data-status", "idle", timeout=patience)
         live = figures.first
         live.scroll_into_view_if_needed()
         assert live.evaluate("image => image.complete && image.naturalWidth > 100")

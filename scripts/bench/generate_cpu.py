@@ -2,7 +2,8 @@
 
     python scripts/bench/generate_cpu.py --batch 64 --new-tokens 32 --rounds 3
 
-Prints tokens a second, beyond reading the prompts, for each implementation and the ratio to the first.
+Draws for groups of eight completions, with prompts of half to twice --prompt-tokens, as the sampler does. Prints
+tokens a second, beyond reading the prompts, for each implementation and the ratio to the first.
 Rounds alternate, so that a noisy machine hits all alike.
 """
 
@@ -13,6 +14,7 @@ import time
 import torch
 
 from r1nb.models import BUNDLED, ModelChoice, load_model, load_tokenizer
+from r1nb.sampling import draw_tokens
 
 
 def main() -> None:
@@ -28,7 +30,9 @@ def main() -> None:
     choice = ModelChoice(args.model)
     tokenizer = load_tokenizer(choice)
     model = load_model(choice, tokenizer).eval()
-    ids = torch.randint(100, len(tokenizer) - 100, (args.batch, args.prompt_tokens))
+    lengths = torch.randint(args.prompt_tokens // 2, 2 * args.prompt_tokens, (max(1, args.batch // 8),)).tolist()
+    groups = [torch.randint(100, len(tokenizer) - 100, (n,)).tolist() for n in lengths]
+    prompts = [groups[i % len(groups)] for i in range(args.batch)]
     rates = {name: [] for name in args.attention}
     for round_number in range(args.rounds + 1):
         for name in args.attention:
@@ -36,16 +40,7 @@ def main() -> None:
             seconds = []
             for new in (1, args.new_tokens + 1):  # the first token stands for reading the prompts
                 start = time.perf_counter()
-                with torch.inference_mode():
-                    model.generate(
-                        input_ids=ids,
-                        attention_mask=torch.ones_like(ids),
-                        max_new_tokens=new,
-                        min_new_tokens=new,
-                        do_sample=True,
-                        top_k=0,
-                        pad_token_id=tokenizer.pad_token_id,
-                    )
+                draw_tokens(model, prompts, new, [-1], tokenizer.pad_token_id)
                 seconds.append(time.perf_counter() - start)
             if round_number:  # the first round warms up
                 rates[name].append(args.batch * args.new_tokens / (seconds[1] - seconds[0]))
