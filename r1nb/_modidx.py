@@ -268,6 +268,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'r1nb.grpo.check': ('grpo.html#check', 'r1nb/grpo.py'),
                            'r1nb.grpo.configure': ('grpo.html#configure', 'r1nb/grpo.py'),
                            'r1nb.grpo.fetch_vllm': ('grpo.html#fetch_vllm', 'r1nb/grpo.py'),
+                           'r1nb.grpo.merged': ('grpo.html#merged', 'r1nb/grpo.py'),
                            'r1nb.grpo.preview': ('grpo.html#preview', 'r1nb/grpo.py'),
                            'r1nb.grpo.prompt_dataset': ('grpo.html#prompt_dataset', 'r1nb/grpo.py'),
                            'r1nb.grpo.run_grpo': ('grpo.html#run_grpo', 'r1nb/grpo.py'),

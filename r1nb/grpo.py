@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'ALIASES', 'vllm_left_out', 'fetch_vllm', 'GRPOConfig', 'prompt_dataset', 'preview', 'with_advantage',
-           'GroupTrainer', 'configure', 'check', 'run_grpo']
+           'merged', 'GroupTrainer', 'configure', 'check', 'run_grpo']
 
 # %% ../nbs/32_grpo.ipynb #684dc3e7
 import importlib
@@ -88,9 +88,25 @@ def with_advantage(inputs: dict) -> dict:
         return v[:, begin:] if key.startswith('prompt_') else v[:, :end] if v.shape[1] == width else v
     return {k: trimmed(k, v) for k, v in rows.items()}
 
+# %% ../nbs/32_grpo.ipynb #b4dec02e
+@contextmanager
+def merged(policy):
+    "While this lasts, float32 layers of `policy` that carry a LoRA adapter multiply by one matrix."
+    from peft.tuners.lora import Linear
+    layers = [m for m in policy.modules() if isinstance(m, Linear) and not m.merged and not m.lora_variant and not any(m.lora_bias.values())
+              and m.get_base_layer().weight.dtype == torch.float32]
+    weights = [m.get_base_layer().weight.data for m in layers]
+    try:
+        for m in layers: m.merge(safe_merge=True)                       # into a copy of the weight
+        yield
+    finally:
+        for m, weight in zip(layers, weights):
+            m.merged_adapters.clear()
+            m.get_base_layer().weight.data = weight
+
 # %% ../nbs/32_grpo.ipynb #f1cb2ba6
 class GroupTrainer(GRPOTrainer):
-    "TRL's `GRPOTrainer` without work that does not change the update: see `with_advantage`, `tree_of` and `draw_tokens`."
+    "TRL's `GRPOTrainer` without work that does not change the update: see `with_advantage`, `tree_of`, `draw_tokens` and `merged`."
     def _compute_loss(self, model, inputs):
         "The entropy and clipping metrics are then those of the completions that have an advantage."
         exact = (self.loss_type in ('dapo', 'cispo', 'vespo') and not self.beta and self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
@@ -115,7 +131,9 @@ class GroupTrainer(GRPOTrainer):
         if not plain: return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **options)
         policy, training = self.accelerator.unwrap_model(self.model_wrapped), self.model.training
         policy.eval()
-        try: return draw_tokens(policy, prompt_ids, args.max_completion_length, self.eos_token_ids, self._tokenizer.pad_token_id, args.temperature, args.top_p, args.top_k or 0), None
+        try:
+            with merged(policy):
+                return draw_tokens(policy, prompt_ids, args.max_completion_length, self.eos_token_ids, self._tokenizer.pad_token_id, args.temperature, args.top_p, args.top_k or 0), None
         finally: policy.train(training)
 
 # %% ../nbs/32_grpo.ipynb #4c2d744e

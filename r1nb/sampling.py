@@ -92,35 +92,38 @@ def read_prompts(model, prompts: list[list[int]], pad: int):
     return out.past_key_values, out.logits[rows, -1], mask[rows]
 
 # %% ../nbs/05_sampling.ipynb #a4bc4966
-def draw_index(probabilities):
-    "An index of each row of `probabilities` (B × V), drawn by inverting the cumulated distribution. An entry of probability 0 is never drawn."
+def draw_index(probabilities, u=None):
+    """An index of each row of `probabilities` (B × V), drawn by inverting the cumulated distribution at `u` (B, in [0, 1); default: random).
+
+    An entry of probability 0 is never drawn."""
     import torch
     total = probabilities.cumsum(-1, dtype=torch.float64)
-    u = torch.rand(len(total), 1, dtype=torch.float64, device=total.device) * total[:, -1:]
-    return torch.searchsorted(total, u, right=True)[:, 0].clamp(max=total.shape[1] - 1)
+    if u is None: u = torch.rand(len(total), dtype=torch.float64, device=total.device)
+    return torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0].clamp(max=total.shape[1] - 1)
 
 # %% ../nbs/05_sampling.ipynb #eb81bc42
 def draw_tokens(model, prompts: list[list[int]], max_new_tokens: int, eos: list[int], pad: int, temperature: float = 1.0, top_p: float = 1.0,
                 top_k: int = 0) -> list[list[int]]:
     """A completion (token ids, with the `eos` that ended it) of each of `prompts` (token ids). Temperature 0 is greedy.
 
-    Equal prompts and the beginning that all share are read once, and rows that have ended leave the batch; otherwise it is `model.generate`."""
+    Equal prompts and the beginning that all share are read once, and rows that have ended leave the batch; otherwise it is `model.generate`.
+    A row's luck depends on torch's seed, the number of rows and its place among them."""
     import torch
     filters, stop = logit_filters(temperature, top_p, top_k), torch.tensor(eos, device=model.device)
-    written, rows, live = [[] for _ in prompts], list(range(len(prompts))), torch.ones(len(prompts), dtype=torch.bool, device=model.device)
+    written, rows, live = [[] for _ in prompts], torch.arange(len(prompts), device=model.device), torch.ones(len(prompts), dtype=torch.bool, device=model.device)
     with torch.inference_mode():
         cache, logits, mask = read_prompts(model, prompts, pad)
         for left in reversed(range(max_new_tokens)):
             scores = filters(None, logits.float())
-            token = draw_index(scores.softmax(-1)) if temperature else scores.argmax(-1)
-            for row, t, alive in zip(rows, token.tolist(), live.tolist()):
+            token = draw_index(scores.softmax(-1), torch.rand(len(prompts), dtype=torch.float64, device=model.device)[rows]) if temperature else scores.argmax(-1)
+            for row, t, alive in zip(rows.tolist(), token.tolist(), live.tolist()):
                 if alive: written[row].append(t)
             live = live & ~torch.isin(token, stop)
             if not left or not live.any(): return written
             if live.sum() <= 0.9 * len(live):
                 keep = live.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
-                token, mask, live, rows = token[keep], mask[keep], live[keep], [rows[i] for i in keep.tolist()]
+                token, mask, live, rows = token[keep], mask[keep], live[keep], rows[keep]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=mask.sum(-1, keepdim=True) - 1, past_key_values=cache).logits[:, -1]
 
