@@ -28,9 +28,9 @@ evaluate: $(BIN)/r1nb  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor N
 	@test -n "$(MODEL)" -a -n "$(TASK)" || { echo 'usage: make evaluate MODEL=deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B TASK=aime24 [PARALLEL=data|tensor NUM_GPUS=8] [ARGS="--limit 10"]'; exit 2; }
 	r1nb evaluate --model $(MODEL) --tasks $(TASK) --run-dir runs/evaluate/$(notdir $(MODEL))-$(subst $(SPACE),-,$(subst :,-,$(TASK))) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(NUM_GPUS),--num_gpus $(NUM_GPUS)) $(ARGS)
 
-test: $(BIN)/r1nb  ## notebooks, export in sync, pytest
+test: $(BIN)/r1nb  ## [SLOW=1]: notebooks, export in sync, pytest; with SLOW=1 the tests marked slow too
 	nbdev-test nbs --n-workers 0 --skip-folder-re '^(jobs|[_.])'
-	pytest
+	pytest $(if $(SLOW),,-m "not slow")
 
 lab: $(BIN)/r1nb  ## JupyterLab, on its start page [ARGS="--no-browser --port 9000"]
 	LD_PRELOAD="$$(python -c 'from r1nb.launch import job_environment; print(job_environment().get("LD_PRELOAD", ""))')" jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
