@@ -325,8 +325,9 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
     return sorted(runs, key=lambda r: r.manifest.get('started') or r.manifest.get('created') or '', reverse=True)
 
 def find_run(name: str | Path, root: str | Path | None = None) -> Run:
-    "The run at path `name`, or the one below `root` whose folder ends in `name`. Raises `InputError` if there is none or several."
-    if (Path(name)/'manifest.json').exists(): return Run(name)
+    "The run at path `name`, here or below `root`, or else the one below `root` whose folder ends in `name`. Raises `InputError` if there is none or several."
+    for path in (Path(name), Path(root or settings().runs)/name):
+        if (path/'manifest.json').exists(): return Run(path)
     found = [r for r in list_runs(root) if ('/' + str(r.path)).endswith('/' + str(name).strip('/'))]
     if len(found) == 1: return found[0]
     if not found: raise InputError(f"no run '{name}' below {root or settings().runs}; `r1nb runs` lists them")
