@@ -59,6 +59,7 @@ def problems(path, n=30):
     return path
 
 
+@pytest.mark.slow
 def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     "generate.py's arguments; of two servers one is killed and started again; killed itself, the command goes on."
     ports = [free_port(), free_port()]
@@ -416,6 +417,7 @@ def test_decontaminate_marks_or_removes(tmp_path):
         assert done.returncode == 2 and word in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
     "compute_pass_rate.py's arguments; a second range is rated without drawing; curate takes the run."
     (tmp_path / "p.jsonl").write_text(

@@ -301,6 +301,7 @@ def servers(tiny_model):
         server.http.shutdown()
 
 
+@pytest.mark.slow
 def test_servers_share_the_work_and_one_may_fail(servers, benchmarks, tmp_path):
     env = {"R1NB_BENCHMARKS": str(benchmarks)}
     good, bad = servers
