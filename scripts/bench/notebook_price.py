@@ -4,7 +4,7 @@
 
 Both run under `accelerate launch` with the same recipe on the bundled model; the notebook's cell is the script's lines.
 They alternate, and which one comes first alternates too. Prints wall seconds of each run, the mean of the pairs' ratios
-with its standard error, and the seconds from the start of the process to the first line of the work.
+with its standard error, and where the seconds went: up to the first line of the work, in the work, after its last line.
 """
 
 import argparse
@@ -31,10 +31,10 @@ from pathlib import Path
 begin = time.time()
 from r1nb.runs import Run, rank, running
 from r1nb.sft import configure, run_sft
-if rank() == 0: Path(mark).write_text(str(begin))
 (traces, model, args), _ = configure(recipe)
 run = Run(folder)
 with running(run) as summary: summary.update(run_sft(run, traces, model, args))
+if rank() == 0: Path(mark).write_text(f'{begin} {time.time()}')
 """
 PLAIN = """
 import sys
@@ -63,7 +63,7 @@ def prepare(base, steps):
 
 
 def run_once(kind, base, number, processes):
-    "`(wall seconds, seconds until the work began)`."
+    "`(wall seconds, seconds before the work, in it, after it)`."
     folder, mark = base / f"{kind}-{number}", base / f"mark-{kind}-{number}"
     values = {"mark": str(mark), "recipe": str(base / "sft.yaml"), "folder": str(folder / "work")}
     launch = [
@@ -86,7 +86,8 @@ def run_once(kind, base, number, processes):
     wall = time.time() - begin
     if done.returncode:
         sys.exit(done.stderr[-3000:])
-    return wall, float(mark.read_text()) - begin
+    first, last = map(float, mark.read_text().split())
+    return wall, first - begin, last - first, begin + wall - last
 
 
 def main():
@@ -99,17 +100,18 @@ def main():
         base = Path(base)
         prepare(base, args.steps)
         run_once("script", base, "warm", args.num_processes)  # the disk's cache, the de-quantized model
-        ratios, starts = [], []
+        ratios, extra = [], []
         for pair in range(args.pairs):
             kinds = ("notebook", "script") if pair % 2 else ("script", "notebook")
             got = {kind: run_once(kind, base, pair, args.num_processes) for kind in kinds}
             ratios.append(got["notebook"][0] / got["script"][0])
-            starts.append(got["notebook"][1] - got["script"][1])
-            text = ", ".join(f"{k} {w:.1f} s ({b:.1f} s to the first line)" for k, (w, b) in got.items())
+            extra.append([n - s for n, s in zip(got["notebook"][1:], got["script"][1:], strict=True)])
+            text = ", ".join(f"{k} {t[0]:.1f} s ({t[1]:.1f} + {t[2]:.1f} + {t[3]:.1f})" for k, t in got.items())
             print(f"pair {pair + 1}: {text}; ratio {ratios[-1]:.3f}", flush=True)
     error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
-    mean = statistics.mean(starts)
-    print(f"notebook / script: {statistics.mean(ratios):.3f} +- {error:.3f}; the notebook starts {mean:+.2f} s later")
+    before, within, after = map(statistics.mean, zip(*extra, strict=True))
+    print(f"notebook / script: {statistics.mean(ratios):.3f} +- {error:.3f}", end="; ")
+    print(f"the notebook's extra seconds: {before:+.2f} before the work, {within:+.2f} in it, {after:+.2f} after it")
 
 
 if __name__ == "__main__":
