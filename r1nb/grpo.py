@@ -76,10 +76,10 @@ def preview(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, num_
                            prefill=prefilled(sampler.tokenizer), **columns)
 
 # %% ../nbs/32_grpo.ipynb #646796b3
-def with_advantage(inputs: dict) -> dict:
-    "`inputs` of TRL's loss without the rows whose advantage is zero (one stays, if all are) and without the padding that is then left over."
+def with_advantage(inputs: dict, least: int = 1) -> dict:
+    "`inputs` of TRL's loss without the rows whose advantage is zero (but `least` rows stay) and without the padding that is then left over."
     keep = inputs['advantages'] != 0
-    if not keep.any(): keep[0] = True
+    keep[(~keep).nonzero()[:max(0, least - int(keep.sum())), 0]] = True
     rows = {k: v[keep] if torch.is_tensor(v) and v.shape[:1] == keep.shape else v for k, v in inputs.items()}
     width = rows['completion_mask'].shape[1]
     begin, end = rows['prompt_mask'].any(0).int().argmax(), width - rows['completion_mask'].any(0).flip(0).int().argmax()
@@ -111,7 +111,9 @@ class GroupTrainer(GRPOTrainer):
         "The entropy and clipping metrics are then those of the completions that have an advantage."
         exact = (self.loss_type in ('dapo', 'cispo', 'vespo') and not self.beta and self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
                  and not self.aux_loss_enabled and self.off_policy_mask_threshold is None and 'pixel_values' not in inputs)
-        return super()._compute_loss(model, with_advantage(inputs) if exact and self.model.training else inputs)
+        if not exact or not self.model.training: return super()._compute_loss(model, inputs)
+        most = self.accelerator.gather((inputs['advantages'] != 0).sum()[None]).max()
+        return super()._compute_loss(model, with_advantage(inputs, max(1, int(most))))
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **inputs):
         policy = self.accelerator.unwrap_model(model)
