@@ -188,8 +188,8 @@ def _left(metrics, max_steps) -> float | None:
 
 def _runs(args, rest) -> int:
     from r1nb.report import duration, last_metric, text_table
-    from r1nb.runs import list_runs
-    from r1nb.slurm import queue, state_of
+    from r1nb.runs import list_runs, queue
+    from r1nb.slurm import state_of
     if rest: raise InputError(f"unknown option {rest[0]}; valid: --stage, --json, --html")
     if args.html:
         from r1nb.gallery import build_gallery
@@ -244,10 +244,10 @@ def _logs(args, rest) -> int:
 
 def _cancel(args, rest) -> int:
     import signal, socket
-    from r1nb.runs import find_run
-    from r1nb.slurm import queue, slurm, state_of
+    from r1nb.runs import find_run, queue
+    from r1nb.slurm import slurm, state_of
     run = find_run(args.run)
-    states, m = queue(), run.manifest
+    states, m = queue() or {}, run.manifest
     state, number = state_of(run, states), m.get('slurm', {}).get('job')
     if number in states:
         slurm('scancel', str(number))

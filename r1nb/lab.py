@@ -21,7 +21,7 @@ from .recipes import build, parse_overrides
 from .report import curves, last_metric
 from .runs import Run, _process_start, find_run, process_mark, write_text
 from .settings import InputError, did_you_mean
-from .slurm import SlurmOptions, batch_script, queue, state_of
+from .slurm import SlurmOptions, batch_script, state_of
 
 # %% ../nbs/61_lab.ipynb #45bb3897
 class Place:

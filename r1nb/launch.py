@@ -7,9 +7,9 @@ __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', '
            'SAMPLING', 'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'open_job', 'default_run_dir', 'Job',
            'run_folder', 'prepare', 'execute_job', 'listeners', 'join_ranks', 'leave_ranks', 'allocator',
            'job_environment', 'adopt_environment', 'run_process', 'accelerator_file', 'count_gpus', 'suited',
-           'ranks_of', 'free_port', 'job_command', 'start_job', 'blame', 'accelerate_main', 'Pipeline', 'load_pipeline',
-           'stand_in', 'check_pipeline', 'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline',
-           'make_report', 'guarded', 'main', 'script']
+           'ranks_of', 'free_port', 'job_command', 'start_job', 'blame', 'settle', 'accelerate_main', 'Pipeline',
+           'load_pipeline', 'stand_in', 'check_pipeline', 'remaining_minutes', 'minutes_text', 'changed_inputs',
+           'run_pipeline', 'make_report', 'guarded', 'main', 'script']
 
 # %% ../nbs/51_launch.ipynb #a0dfc5ec
 import importlib, json, os, shutil, signal, socket, subprocess, sys, threading, time, traceback
@@ -284,6 +284,7 @@ def job_command(job: Job) -> list[str]:
 def start_job(job: Job) -> int:
     "Run `job` in a process of its own, or in one for each rank; returns its exit code. A job that a signal killed outright is noted as such."
     code = run_process(job_command(job), {**job_environment(), 'R1NB_RUN_DIR': str(run_folder(job))})
+    settle(Run(run_folder(job)), code)
     if code > 128 and code not in (INTERRUPTED, TERMINATED): print(f"r1nb: the job's process was killed by signal {code - 128}"
         + (' (out of memory?)' if code == 128 + signal.SIGKILL else ''), file=sys.stderr)
     return code
@@ -301,6 +302,12 @@ def blame(notes: dict[int, dict], exits: dict[int, int]) -> tuple[str, int, str]
     ended = sorted((n for n in notes.values() if n['code']), key=lambda n: (n['status'] != 'failed', n['time']))
     if ended: return ended[0]['status'], ended[0]['code'], f"rank {ended[0]['rank']}: {ended[0]['error'] or ended[0]['status']}"
     return 'failed', next((c for c in exits.values() if c > 0), FAILED), f'ranks ended with exit codes {exits}'
+
+def settle(run: Run, code: int) -> None:
+    "Note in the manifest of `run` that a signal killed its process outright (exit code `code` above 128), unless it says already how the run ended."
+    if code <= 128 or run.manifest.get('status') not in ('created', 'running'): return
+    status, _, error = blame({}, {0: 128 - code})
+    run.update(status=status, error=error.replace('rank 0', 'its process'), ended=now())
 
 def accelerate_main(arguments: list[str]) -> int:
     "`accelerate launch` with `arguments`, in this process. Returns an exit code that says what happened, and settles the manifest of $R1NB_RUN_DIR."
@@ -451,10 +458,11 @@ def guarded(action, debug: bool = False) -> int:
         return FAILED
 
 def main(arguments: list[str] | None = None) -> int:
-    "Entry point of a job's process: `job JSON`, `check JSON` or `accelerate ARGUMENTS`."
+    "Entry point of a job's process: `job JSON`, `check JSON`, `accelerate ARGUMENTS`, or `settle CODE` after it."
     from r1nb.engine import die_with_parent
     die_with_parent()
     verb, *rest = arguments or sys.argv[1:]
+    if verb == 'settle': return settle(Run(os.environ['R1NB_RUN_DIR']), int(rest[0])) or OK
     if verb == 'accelerate' or world_size() > 1: signal.signal(signal.SIGINT, signal.SIG_DFL)     # while importing: die of it, so that the exit code says so
     if batch_job(): adopt_environment()
     if verb == 'accelerate': return accelerate_main(rest)

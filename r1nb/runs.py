@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'STATES', 'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision',
            'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'rank', 'world_size',
-           'under_deepspeed', 'shared', 'wait_for_everyone', 'Preempted', 'Run', 'batch_job', 'open_run',
+           'under_deepspeed', 'shared', 'wait_for_everyone', 'Preempted', 'queue', 'Run', 'batch_job', 'open_run',
            'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import datetime, gc, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time, traceback
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -189,6 +190,20 @@ class Preempted(BaseException):
     "The job was asked to end by somebody who will start it again: a scheduler, a signal."
 
 
+# %% ../nbs/01_runs.ipynb #817d3f28
+def queue() -> dict[int, str] | None:
+    "Job number → state (`PENDING`, `RUNNING`, ...) of the batch jobs that Slurm has; None where there is no Slurm, or where it does not answer."
+    try: done = subprocess.run(['squeue', '--noheader', '--format=%i %T'], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired): return None
+    if done.returncode: return None
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return {int(r[0]): r[1] for r in rows if len(r) == 2 and r[0].isdigit()}
+
+@lru_cache(1)
+def _queue_at(second: int) -> dict[int, str] | None:
+    "`queue()`, asked once in each second however many runs there are."
+    return queue()
+
 # %% ../nbs/01_runs.ipynb #a037ca50
 class Run:
     "A run folder. `path` may be absent still; `open_run` creates it."
@@ -206,12 +221,13 @@ class Run:
 
     @property
     def status(self) -> str:
-        "One of `STATES`, or `absent`. A run whose process is gone counts as interrupted."
+        "One of `STATES`, or `absent`. A run whose process, or whose batch job, is gone counts as interrupted."
         m = self.manifest
-        state = m.get('status', 'absent')
-        if state == 'running' and m.get('host') == socket.gethostname() and _process_start(m['pid']) != m.get('process_start'):
-            return 'interrupted'
-        return state
+        state, job = m.get('status', 'absent'), m.get('slurm', {}).get('job')
+        if state != 'running': return state
+        if m.get('host') == socket.gethostname(): gone = _process_start(m['pid']) != m.get('process_start')
+        else: gone = job is not None and (jobs := _queue_at(int(time.monotonic()))) is not None and job not in jobs
+        return 'interrupted' if gone else state
 
     def update(self, **values) -> dict:
         "Merge `values` into the manifest, atomically (rank 0). Returns the manifest."
@@ -246,7 +262,7 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     if rank(): return run                           # rank 0 has made and checked it
     old = run.manifest
     if run.status == 'running' and old.get('pid') != os.getpid() and (batch_job() is None or old.get('slurm', {}).get('job') != batch_job()):
-        raise InputError(f"{run.path} is being run by process {old['pid']} on {old['host']}")
+        raise InputError(f"{run.path} is being run by process {old['pid']} on {old['host']}" + (f', batch job {job}' if (job := old.get('slurm', {}).get('job')) else ''))
     if force and old:
         shutil.rmtree(run.path)
         old = {}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SlurmOptions', 'header', 'processes_per_node', 'model_of', 'at_server', 'server_command', 'variables', 'batch_script',
-           'slurm', 'check_here', 'send', 'submit', 'submit_pipeline', 'queue', 'state_of']
+           'slurm', 'check_here', 'send', 'submit', 'submit_pipeline', 'state_of']
 
 # %% ../nbs/52_slurm.ipynb #e2d051a4
 import json, os, re, shlex, shutil, subprocess, sys
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .launch import DISTRIBUTED, SAMPLING, Job, Pipeline, accelerator_file, job_environment, ranks_of, run_folder, run_process, suited
 from .recipes import find_recipe, read_stage
-from .runs import Run, now
+from .runs import Run, now, queue
 from .settings import InputError, settings
 
 # %% ../nbs/52_slurm.ipynb #6b716e5b
@@ -135,7 +135,7 @@ def submit(job: Job, options: SlurmOptions, dry: bool = False) -> int:
     if run.status == 'completed' and not job.force:
         print(f'{run.path} is complete; --force runs it again')
         return 0
-    if (number := run.manifest.get('slurm', {}).get('job')) in (states := queue()): raise InputError(f"{run.path} is job {number}, which is {states[number].lower()}")
+    if (number := run.manifest.get('slurm', {}).get('job')) in (states := queue() or {}): raise InputError(f"{run.path} is job {number}, which is {states[number].lower()}")
     slurm('sbatch', '--test-only', text=script)
     if code := check_here({job.stage: job}, run.path): return code
     number = send(job, options)
@@ -168,18 +168,12 @@ def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False
 
 
 # %% ../nbs/52_slurm.ipynb #fb04b13e
-def queue() -> dict[int, str]:
-    "Job number → state (`PENDING`, `RUNNING`, ...) of the jobs in the queue; empty where there is no Slurm."
-    if not shutil.which('squeue'): return {}
-    done = subprocess.run(['squeue', '--noheader', '--format=%i %T'], capture_output=True, text=True)
-    rows = [line.split() for line in done.stdout.splitlines()] if done.returncode == 0 else []
-    return {int(number): state for number, state in (r for r in rows if len(r) == 2) if number.isdigit()}
-
 def state_of(run: Run, states: dict[int, str] | None = None) -> str:
     "The state of `run`: its own, or what the queue (`states`; asked only if need be) knows better."
     status, job = run.status, run.manifest.get('slurm', {}).get('job')
     if job is None or status not in ('queued', 'running', 'preempted'): return status
     if states is None: states = queue()
+    if states is None: return status
     if job not in states: return {'queued': 'cancelled', 'running': 'interrupted'}.get(status, status)
     return 'queued' if states[job] in ('PENDING', 'REQUEUED', 'REQUEUE_HOLD') else status
 

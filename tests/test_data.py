@@ -181,7 +181,9 @@ def test_a_distilabel_pipeline_draws_the_same(tiny_model, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert finish(process, tmp_path).code in (0, 143)
     wait_for(
-        lambda: str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout,
+        lambda: (
+            str(tmp_path) not in subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
+        ),
         "an end of its processes",
     )
     succeeds(*options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path)

@@ -281,7 +281,7 @@ def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path,
         signal_process(pid)
     result = finish(process, tmp_path, 60)
     assert result.code == 137 and "killed by signal 9" in result.err
-    assert listed(tmp_path, runs)["evaluate/default"]["state"] == "interrupted"
+    assert listed(tmp_path, runs)["evaluate/default"]["state"] == "failed"
     with open(log, "a") as f:
         f.write('{"problem_id": "cut')  # as if it had died while writing
     first = log.read_text().splitlines()[:-1]

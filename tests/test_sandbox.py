@@ -97,7 +97,7 @@ isolated = pytest.mark.skipif(
 
 def leftovers():
     "Command lines of sandboxed programs that are still there."
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listing.splitlines() if "r1nb.box/main" in line]
 
 

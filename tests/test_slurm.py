@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import yaml
 from cluster import Cluster, available
 from conftest import ROOT, TASK, losses, r1nb, wait_for
 
-from r1nb.runs import Run
+from r1nb.runs import Run, read_log
 from r1nb.sft import last_checkpoint
 
 pytestmark = [
@@ -134,6 +135,13 @@ def test_cancel(cluster, recipe, tmp_path):
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' not in rows.out
     assert r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs").code == 2
+    run = Run(tmp_path / "runs/run")
+    run.update(status="running", host="node9", pid=1)  # a node that died: only the queue knows
+    assert run.status == "interrupted"
+    (again,) = submit("sft", "--config", recipe, "--run-dir", "runs/run", "--time", "5", cwd=tmp_path)
+    run.update(host="node9")
+    assert run.status in ("running", "created", "queued")
+    subprocess.run(["scancel", str(again)], check=True)
 
 
 @pytest.mark.parametrize(
@@ -183,45 +191,65 @@ def test_the_script_for_sbatch(cluster, recipe, tiny_model, tmp_path):
     assert Run(tmp_path / "out").status == "completed"
 
 
+def served_traces(folder, model, problems, max_new_tokens, *more):
+    "Submit generate.slurm with a real (small) server over both nodes; returns the job's number."
+    path = folder / "p.jsonl"
+    path.write_text("".join(f'{{"question": "What is {i} + 1?"}}\n' for i in range(problems)))
+    model_server = f"{sys.executable} {ROOT}/tests/model_server.py {model} $R1NB_SERVER_PORT"
+    server = f"bash -c 'if [ $SLURM_PROCID = 0 ]; then exec {model_server}; else exec sleep 1000; fi'"
+    command = ["sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", f"--output={folder}/slurm-%j.out",
+               "scripts/slurm/generate.slurm", "--server", server, "--server-wait", 200, "--hf-dataset", path,
+               "--prompt-column", "question", "--model", model, "--temperature", 0.6, "--num-generations", 2,
+               "--max-new-tokens", max_new_tokens, *more]  # fmt: skip
+    env = {**os.environ, "R1NB_PYTHON": sys.executable, "R1NB_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def named(pattern):
+    "Numbers of the processes with `pattern` in their command line."
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
+    lines = [line.split(maxsplit=1) for line in listed]
+    return [int(number) for number, line in lines if re.search(pattern, line)]
+
+
 @pytest.mark.slow
 def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
     "generate.slurm: a real (small) server is waited for and asked; the client draws beside it; nothing is left."
-    (tmp_path / "p.jsonl").write_text("".join(f'{{"question": "What is {i} + 1?"}}\n' for i in range(6)))
-    model_server = f"{sys.executable} {ROOT}/tests/model_server.py {tiny_model} $R1NB_SERVER_PORT"
-    server = f"bash -c 'if [ $SLURM_PROCID = 0 ]; then exec {model_server}; else exec sleep 1000; fi'"
-    command = [
-        "sbatch",
-        "--parsable",
-        "--nodes=2",
-        "--gres=gpu:1",
-        f"--output={tmp_path}/slurm-%j.out",
-        "scripts/slurm/generate.slurm",
-        "--server",
-        server,
-        "--server-wait",
-        200,
-        "--hf-dataset",
-        tmp_path / "p.jsonl",
-        "--prompt-column",
-        "question",
-        "--model",
-        tiny_model,
-        "--temperature",
-        0.6,
-        "--num-generations",
-        2,
-        "--max-new-tokens",
-        8,
-        "--hf-output-dataset",
-        tmp_path / "published",
-        "--private",
-    ]
-    env = {**os.environ, "R1NB_PYTHON": sys.executable, "R1NB_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    until(int(done.stdout), ["COMPLETED"], tmp_path, 2 * WAIT)
+    publish = ("--hf-output-dataset", tmp_path / "published", "--private")
+    job = served_traces(tmp_path, tiny_model, 6, 8, *publish)
+    until(job, ["COMPLETED"], tmp_path, 2 * WAIT)
     said = log(tmp_path)
     assert "the server answers after" in said and "asked:" in said and "ended with exit code 0" in said
     run = Run(tmp_path / "runs/generate/p-model")
     assert run.manifest["summary"]["traces"] == 12 and (tmp_path / "published/README.md").exists(), said
-    assert str(tiny_model) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert not named(re.escape(str(tiny_model)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pattern", "signum", "said"),
+    [
+        (r"^\S*python\S* \S*/tests/model_server.py", signal.SIGKILL, "the server died during the job"),
+        (r"bash \S*/job0*{job}/slurm_script", signal.SIGKILL, ""),  # nobody is left to say anything
+        (r"^\S*python\S* -m r1nb.launch job", signal.SIGKILL, "ended with exit code 137"),
+    ],
+    ids=["server", "shell", "client"],
+)
+def test_a_death_on_a_node(cluster, tiny_model, tmp_path, pattern, signum, said):
+    "Server, batch shell or client dies while traces come in: the job ends, nobody stays, a second job goes on."
+    job, run = served_traces(tmp_path, tiny_model, 80, 32), Run(tmp_path / "runs/generate/p-model")
+    traces = run / "dataset" / "traces.jsonl"
+    wait_for(lambda: len(read_log(traces)) >= 20 or state(job) == "FAILED", "twenty traces")
+    (victim,) = named(pattern.format(job=job))
+    os.kill(victim, signum)
+    until(job, ["FAILED", "CANCELLED"], tmp_path)
+    wait_for(lambda: not named(re.escape(str(tiny_model))), "end of server and client")
+    kept = [(row["problem_id"], row["sample"]) for row in read_log(traces)]
+    assert 20 <= len(kept) < 160 and len(set(kept)) == len(kept)
+    assert run.status in ("failed", "preempted"), run.manifest
+    assert said in log(tmp_path)
+    until(served_traces(tmp_path, tiny_model, 80, 32), ["COMPLETED"], tmp_path, 2 * WAIT)
+    rows = [(row["problem_id"], row["sample"]) for row in read_log(traces)]
+    assert len(rows) == len(set(rows)) == 160 and rows[: len(kept)] == kept and run.status == "completed"

@@ -98,5 +98,6 @@ done
 wait "$step"
 code=$?
 if [ -n "$serving" ]; then kill "$serving" 2>/dev/null; wait "$serving"; fi
+if [ "$code" -gt 128 ]; then "$R1NB_PYTHON" -m r1nb.launch settle "$code"; fi
 
 leave "$code"
