@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--force', action='store_true', help='run all stages anew')
     p.add_argument('--debug', action='store_true', help='show tracebacks of input errors')
     _rank_options(p)
-    p = commands.add_parser('run', help='execute any notebook as a job', allow_abbrev=False, description='Execute a notebook into a run folder. For a stage\'s job notebook all options of the stage are taken.')
+    p = commands.add_parser('run', help='execute any notebook as a job', allow_abbrev=False, description='Execute a notebook into a run folder. For a stage\'s job notebook, or a changed copy of one, all options of the stage are taken; what is not given is as the notebook says.')
     p.add_argument('notebook')
     p.add_argument('--config', metavar='RECIPE', help="for a stage's job notebook: its recipe")
     p.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='a parameter of the notebook')
@@ -151,20 +151,14 @@ def _pipeline(args, rest) -> int:
     return submit_pipeline(pipeline, options, args.dry_run)
 
 def _run(args, rest) -> int:
-    from r1nb.engine import check_parameters
-    from r1nb.launch import Job
+    from r1nb.launch import notebook_job
     path = Path(args.notebook)
     if not path.is_file(): raise InputError(f"notebook {path} does not exist")
     parameters = {}
     for name, value in args.parameter:
         try: parameters[name] = json.loads(value)
         except ValueError: parameters[name] = value
-    if path.stem in STAGES and path.parent.name == 'jobs':
-        if parameters: raise InputError(f"{path}: give the keys of the recipe as --key value, not with -p")
-        return _start(Job(path.stem, str(path), args.config, parse_overrides(rest), args.run_dir, force=args.force, debug=args.debug, **_ranks(args)), args)
-    if rest: raise InputError(f"{path} is no stage's job notebook; its parameters are given as -p name value, not {rest[0]}")
-    check_parameters(path, parameters)
-    return _start(Job('notebook', str(path), run_dir=args.run_dir, parameters=parameters, force=args.force, debug=args.debug, **_ranks(args)), args)
+    return _start(notebook_job(path, parameters, args.config, parse_overrides(rest), args.run_dir, force=args.force, debug=args.debug, **_ranks(args)), args)
 
 def _keys(stage: str, word: str) -> int:
     import dataclasses

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'LAUNCH', 'Place', 'first_keys', 'LivePlot', 'launcher', 'start_apart', 'submit', 'log_tail', 'watch_state',
-           'status_line', 'watch', 'MagicOptions', 'parse_line', 'run_job', 'root_of', 'load_ipython_extension']
+           'status_line', 'watch', 'MagicOptions', 'parse_line', 'this_notebook', 'run_job', 'root_of',
+           'load_ipython_extension']
 
 # %% ../nbs/61_lab.ipynb #dfba5f29
 import json, os, shlex, subprocess, sys, time, warnings
@@ -16,7 +17,7 @@ if in_kernel(): warnings.filterwarnings('ignore', message='IProgress not found')
 
 from transformers import TrainerCallback
 
-from .launch import STAGES, Job, job_environment, open_job, ranks_of, run_folder
+from .launch import STAGES, Job, job_environment, open_job, ranks_of, run_folder, stage_of
 from .recipes import build, parse_overrides
 from .report import curves, last_metric
 from .runs import Run, _process_start, find_run, process_mark, write_text
@@ -84,17 +85,17 @@ def start_apart(job: Job, run: Run) -> int:
 
 # %% ../nbs/61_lab.ipynb #0025293a
 def submit(stage: str, config=None, overrides: dict | None = None, run_dir: str | Path | None = None, *, accelerator: str | None = None,
-           num_processes: int | None = None, slurm: bool = False, force: bool = False, **options) -> Run:
+           num_processes: int | None = None, slurm: bool = False, force: bool = False, notebook: str | Path | None = None, **options) -> Run:
     """Start `stage` as a job of its own, here in the background or (`slurm`) in the queue, and return its run. A run that is complete stays as it is, unless `force`.
 
-    `options` are `SlurmOptions`. Raises `InputError` for a recipe, an accelerator or a folder that cannot be used, before anything is started."""
+    `notebook`: a changed copy of the stage's job notebook. `options` are `SlurmOptions`. Raises `InputError` for a recipe, an accelerator or a folder that cannot be used, before anything is started."""
     if options and not slurm: raise InputError(f"{next(iter(options))} is for slurm=True")
-    job = Job(stage, config=str(config) if isinstance(config, Path) else config, overrides=dict(overrides or {}), run_dir=str(run_dir) if run_dir else None, accelerator=accelerator, num_processes=num_processes)
+    job = Job(stage, str(notebook) if notebook else None, str(config) if isinstance(config, Path) else config, overrides=dict(overrides or {}), run_dir=str(run_dir) if run_dir else None, accelerator=accelerator, num_processes=num_processes)
     run, wanted = Run(run_folder(job)), build((SlurmOptions,), options, 'options of Slurm')[0] if slurm else None
     batch_script(job, wanted) if slurm else ranks_of(job)
     if (pid := launcher(run)) and (force or run.status != 'completed'): raise InputError(f"{run.path} is being run by process {pid}; watch('{run.path}') shows it, `r1nb cancel {run.path}` stops it")
     if (state := state_of(run)) == 'queued': raise InputError(f"{run.path} is in the queue, as job {run.manifest.get('slurm', {}).get('job')}")
-    _, run, _ = open_job(stage, config, overrides, run_dir, force)
+    _, run, _ = open_job(stage, config, overrides, run_dir, force, notebook)
     if run.status == 'completed': print(f'{run.path} is complete; force=True runs it again')
     elif slurm: _enqueue(job, wanted, run)
     else: print(f"{stage} runs in {run.path} (process {start_apart(job, run)}), and goes on when this kernel is gone\n"
@@ -172,14 +173,21 @@ def parse_line(line: str) -> tuple[str | None, MagicOptions, dict, dict]:
     own, cluster = build((MagicOptions,), take(MagicOptions), '%run_job')[0], take(SlurmOptions)
     return stage, own, cluster, given
 
+def this_notebook(stage: str) -> Path | None:
+    "The file of the notebook that this Jupyter kernel runs, if it is a job of `stage`."
+    path = Path(os.environ.get('JPY_SESSION_NAME', ''))
+    try: return path if path.suffix == '.ipynb' and path.is_file() and stage_of(path) == stage else None
+    except InputError: return None
+
 def run_job(line: str, names: dict) -> Run | None:
     "Submit the job of the notebook whose variables are `names`, as `line` says. Returns its run."
     stage, own, cluster, keys = parse_line(line)
     run = names.get('run')
     stage = stage or (run.manifest.get('stage') if isinstance(run, Run) else None)
     if stage is None: raise InputError('%run_job: which stage? Run the cell that opens the run first, or name the stage: %run_job sft')
+    if notebook := this_notebook(stage): print(f'{notebook.name} as it was saved {time.time() - notebook.stat().st_mtime:.0f} s ago')
     run = submit(stage, names.get('config'), {**(names.get('overrides') or {}), **keys}, own.run_dir or names.get('run_dir'), accelerator=own.accelerator,
-                 num_processes=own.num_processes, slurm=own.slurm, force=own.force, **cluster)
+                 num_processes=own.num_processes, slurm=own.slurm, force=own.force, notebook=notebook, **cluster)
     if own.watch: watch(run)
     return run
 

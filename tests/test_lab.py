@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import DEADLINE, ROOT, TASK, TRAINING, browser_program, wait_for
 
-from r1nb.lab import launcher, submit, watch
+from r1nb.lab import launcher, run_job, submit, watch
 from r1nb.launch import free_port
 from r1nb.runs import Run
 from r1nb.settings import InputError
@@ -242,6 +242,11 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
     assert "#SBATCH --time=1:00:00" in script and "R1NB_PROCESSES=2" in script and f"R1NB_RUN_DIR={folder}" in script
     with pytest.raises(InputError, match="in the queue, as job 41"):
         submit("sft", str(recipe), {}, folder, slurm=True)
+    (tmp_path / "squeue").write_text("#!/bin/sh\n")  # it has ended
+    shutil.copy(JOBS / "sft.ipynb", tmp_path / "mine.ipynb")
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "mine.ipynb"))  # as JupyterLab tells its kernels
+    run_job("sft --slurm --time 1:00:00", {"config": str(recipe), "run_dir": str(tmp_path / "mine")})
+    assert f'"notebook": "{tmp_path}/mine.ipynb"' in (tmp_path / "script").read_text()
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2; exit 1\n")
     with pytest.raises(InputError, match="invalid partition"):
         submit("sft", str(recipe), {}, tmp_path / "other", slurm=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT, TASK, TRAINING, finish, r1nb, session_members, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -348,6 +349,31 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
     assert again.code == 0 and run.status == "completed" and (run / "logs" / "job-1.ipynb").exists()
 
 
+def test_a_changed_copy_of_a_job_notebook_is_a_job_of_its_stage(tiny_model, tmp_path):
+    "Its own parameters hold; a reward that one of its cells registers is used; one folder has the run and its record."
+    keys = {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model), **TRAINING,
+            "max_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 16,
+            "reward_funcs": ["vowels"]}  # fmt: skip
+    (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(keys))
+    nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
+    (parameters,) = (c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
+    parameters.source = f"config = '{tmp_path}/grpo.yaml'\noverrides = {{'seed': 1}}\nrun_dir = 'mine'\nweight = 1"
+    reward = """
+from r1nb.rewards import completion_texts, register_reward
+@register_reward("vowels")
+def vowels(completions, **columns): return [weight * sum(map(t.count, "aeiou")) for t in completion_texts(completions)]
+"""
+    nb.cells.insert(nb.cells.index(parameters) + 1, new_code_cell(reward.strip()))
+    nbformat.write(nb, tmp_path / "mine.ipynb")
+    result = r1nb("run", "mine.ipynb", "-p", "weight", "3", "--max_steps", "1", cwd=tmp_path, runs=tmp_path / "runs")
+    assert result.code == 0, result.err[-3000:]
+    run = Run(tmp_path / "mine")
+    assert run.status == "completed" and run.manifest["stage"] == "grpo" and run.manifest["seed"] == 1
+    assert len(run.metrics) == 1 and (run / "job.ipynb").exists() and not (tmp_path / "runs").exists()
+    total = round(8 * run.metrics[0]["reward"], 3)
+    assert total > 0 and total % 3 == 0
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -356,7 +382,7 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
         (["missing.ipynb"], "missing.ipynb does not exist"),
         (["text.ipynb", "-p", "steps", "3"], "text.ipynb is no notebook"),
         (["text.ipynb"], "text.ipynb is no notebook"),
-        ([str(ROOT / "nbs" / "jobs" / "evaluate.ipynb"), "-p", "config", "x"], "--key value"),
+        ([str(ROOT / "nbs" / "jobs" / "evaluate.ipynb"), "-p", "temperature", "1"], "--key value"),
     ],
 )
 def test_a_notebook_that_cannot_run_is_refused(tmp_path, arguments, message):
