@@ -1,5 +1,6 @@
 "The scripts for sbatch with Slurm's commands played by stand-ins: which job comes out of which arguments."
 
+import importlib.metadata
 import json
 import os
 import re
@@ -9,11 +10,21 @@ import sys
 import pytest
 from conftest import ROOT, r1nb
 
-STAND_INS = {
+from r1nb.runs import Run
+
+STAND_INS = {  # of srun's tasks only those of the look at the nodes are run, all of them
     "scontrol": 'echo localhost; [ "$SLURM_NNODES" = 1 ] || echo localhost',
     "scancel": ":",
     "srun": """for a in "$@"; do case $a in --output=*) exec >> "${a#--output=}" 2>&1 ;; esac; done
 while [[ $1 == --* ]]; do shift; done
+if [ "$3" = r1nb.nodes ]; then
+  for i in $(seq 0 $((SLURM_NNODES - 1))); do
+    tasks="$tasks $i" path=FAKE_PATH_$i
+    export SLURMD_NODENAME=node$((i + 1)) SLURM_PROCID=$i SLURM_NTASKS=$SLURM_NNODES
+    PYTHONPATH=${!path:-} "$@" &
+  done
+  code=0; for i in $tasks; do wait -n || code=$?; done; exit $code
+fi
 case "$3" in *R1NB_STAGE*) ;; *) exec "$@" ;; esac
 for v in JOB ACCELERATOR PROCESSES NODES; do v=R1NB_$v; echo "$v=${!v:-}"; done
 exit "${FAKE_CODE:-0}\"""",
@@ -91,6 +102,23 @@ def test_train_refuses(batch, arguments, message):
 def test_the_exit_code_is_the_job_s(batch):
     done, _ = batch("sft.slurm", "org/model", "org/data", "ddp", FAKE_CODE="7")
     assert done.returncode == 7 and "ended with exit code 7" in done.stdout
+
+
+def test_nodes_that_are_unlike(batch, tmp_path):
+    "Another version of a library on the second node: said, noted, and nothing begins."
+    installed = tmp_path / "old" / "trl-0.9.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 0.9\n")
+    Run(tmp_path / "run").update(stage="sft", status="queued")
+    arguments = ("sft.slurm", "org/model", "org/data", "--output_dir", tmp_path / "run")
+    done, found = batch(*arguments, nodes=3)
+    assert done.returncode == 0 and "3 node(s) checked in" in done.stdout and found["R1NB_NODES"] == "3", done.stderr
+    done, found = batch(*arguments, nodes=3, FAKE_PATH_1=str(tmp_path / "old"))
+    trl = importlib.metadata.version("trl")
+    assert done.returncode == 1 and not found
+    assert f"the nodes do not fit together\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
+    assert Run(tmp_path / "run").manifest["error"].startswith("the nodes do not fit together: trl: 0.9 on node2")
+    assert not list((tmp_path / "run" / "logs").glob(".nodes-*"))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_training_over_both_nodes(two_nodes, alone):
     assert losses(run) == pytest.approx(losses(alone), abs=2e-3)  # DDP, with the same global batch
     assert (run / "logs" / "rank-1.log").exists() and (run / "model" / "model.safetensors").exists()
     assert (run / "logs" / "job.slurm").read_text() == dry  # what was shown is what was submitted
-    assert "sft on 2 node(s) (node[1-2])" in log(folder)
+    assert "sft on 2 node(s) (node[1-2])" in log(folder) and "2 node(s) checked in" in log(folder)
     shown = r1nb("logs", "run", cwd=folder, runs=folder)
     assert shown.code == 0 and "[rank" not in shown.out and "traces; the first has" in shown.out
 

@@ -44,6 +44,11 @@ leave() {
   exit "$code"
 }
 
+# The nodes, before anything long begins: unlike ones hang.
+if [ "$R1NB_STAGE" != report ]; then
+  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 "$R1NB_PYTHON" -m r1nb.nodes || leave $?
+fi
+
 # A server: on the last node, and the training on the others; or over all of them, and its client beside it.
 server_failed() {
   if [ -z "$asked" ]; then say "the server $1; the end of its log"; tail -n 40 "$log"; fi
