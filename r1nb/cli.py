@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--force', action='store_true', help='run all stages anew')
     p.add_argument('--debug', action='store_true', help='show tracebacks of input errors')
     _rank_options(p)
-    p = commands.add_parser('run', help='execute any notebook as a job', allow_abbrev=False, description='Execute a notebook into a run folder. For a stage\'s job notebook, or a changed copy of one, all options of the stage are taken; what is not given is as the notebook says.')
+    p = commands.add_parser('run', help='execute any notebook as a job', allow_abbrev=False, description='Execute a notebook into a run folder. For a stage\'s job notebook, or a changed copy of one, all options of the stage are taken; without --config the notebook\'s own config, overrides and run_dir hold.')
     p.add_argument('notebook')
     p.add_argument('--config', metavar='RECIPE', help="for a stage's job notebook: its recipe")
     p.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='a parameter of the notebook')

@@ -174,10 +174,13 @@ def parse_line(line: str) -> tuple[str | None, MagicOptions, dict, dict]:
     return stage, own, cluster, given
 
 def this_notebook(stage: str) -> Path | None:
-    "The file of the notebook that this Jupyter kernel runs, if it is a job of `stage`."
-    path = Path(os.environ.get('JPY_SESSION_NAME', ''))
-    try: return path if path.suffix == '.ipynb' and path.is_file() and stage_of(path) == stage else None
-    except InputError: return None
+    "The file of the notebook that this Jupyter kernel runs, if it is a job of `stage`. Says so if Jupyter's name for it is of no use."
+    if not (name := os.environ.get('JPY_SESSION_NAME')): return None
+    try:
+        if stage_of(name) == stage: return Path(name)
+        why = f'is no job of {stage}'
+    except InputError as e: why = str(e).removeprefix(name).lstrip(': ')
+    print(f"{name} {why}; what runs is the stage's own notebook. (A kernel knows a notebook by the name that it had when the kernel started: restart it after a renaming.)")
 
 def run_job(line: str, names: dict) -> Run | None:
     "Submit the job of the notebook whose variables are `names`, as `line` says. Returns its run."
@@ -185,7 +188,7 @@ def run_job(line: str, names: dict) -> Run | None:
     run = names.get('run')
     stage = stage or (run.manifest.get('stage') if isinstance(run, Run) else None)
     if stage is None: raise InputError('%run_job: which stage? Run the cell that opens the run first, or name the stage: %run_job sft')
-    if notebook := this_notebook(stage): print(f'{notebook.name} as it was saved {time.time() - notebook.stat().st_mtime:.0f} s ago')
+    if notebook := this_notebook(stage): print(f'{notebook} as it was saved {time.time() - notebook.stat().st_mtime:.0f} s ago')
     run = submit(stage, names.get('config'), {**(names.get('overrides') or {}), **keys}, own.run_dir or names.get('run_dir'), accelerator=own.accelerator,
                  num_processes=own.num_processes, slurm=own.slurm, force=own.force, notebook=notebook, **cluster)
     if own.watch: watch(run)

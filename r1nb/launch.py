@@ -156,11 +156,13 @@ def notebook_job(path: str | Path, parameters: dict | None = None, config: str |
         return Job('notebook', str(path), run_dir=run_dir, parameters=parameters, **options)
     if keys := [k for k in parameters if k not in notebook_parameters(path)]: raise InputError(f"{path}: '{keys[0]}' is no parameter of the notebook; the keys of the recipe are given as --key value, not with -p")
     config, run_dir = config or parameters.pop('config', None), run_dir or parameters.pop('run_dir', None)
-    overrides = {**parameters.pop('overrides', {}), **overrides}
+    own = {'overrides': parameters.pop('overrides', None)}
     if config is None:
-        try: own = {k: ast.literal_eval(v) for k, v in notebook_parameters(path).items() if k in PARAMETERS}
-        except ValueError: raise InputError(f"{path}: its parameters are computed, not written; give --config and --run-dir") from None
-        config, overrides, run_dir = own.get('config'), {**own.get('overrides', {}), **overrides}, run_dir or own.get('run_dir')
+        try: own = {k: ast.literal_eval(v) for k, v in notebook_parameters(path).items() if k in PARAMETERS} | {k: v for k, v in own.items() if v is not None}
+        except (ValueError, SyntaxError): raise InputError(f"{path}: its parameters are computed, not written; give --config and --run-dir") from None
+        config, run_dir = own.get('config'), run_dir or own.get('run_dir')
+    if not isinstance(own.get('overrides') or {}, dict): raise InputError(f"{path}: overrides: {own['overrides']!r} is no mapping of recipe keys")
+    overrides = {**(own.get('overrides') or {}), **overrides}
     return Job(stage, str(path), config, overrides, run_dir, parameters, **options)
 
 # %% ../nbs/51_launch.ipynb #a9f9ee71
@@ -340,8 +342,10 @@ def blame(notes: dict[int, dict], exits: dict[int, int]) -> tuple[str, int, str]
     return 'failed', next((c for c in exits.values() if c > 0), FAILED), f'ranks ended with exit codes {exits}'
 
 def settle(run: Run, code: int) -> None:
-    "Note in the manifest of `run` that a signal killed its process outright (exit code `code` above 128), unless it says already how the run ended."
-    if code <= 128 or run.manifest.get('status') not in ('created', 'running'): return
+    "Note in the manifest of `run` that a signal killed its process outright (exit code `code` above 128), unless it says already how the run ended, or another process is at it."
+    state, job = run.manifest.get('status'), run.manifest.get('slurm', {}).get('job')
+    if code - 128 not in signal.valid_signals() or run.status == 'running' and (job is None or job != batch_job()): return
+    if state not in ('created', 'running') and not (state == 'queued' and job == batch_job()): return
     status, _, error = blame({}, {0: 128 - code})
     run.update(status=status, error=error.replace('rank 0', 'its process'), ended=now())
 

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'STATES', 'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision',
            'hardware', 'fingerprint', 'process_mark', 'now', 'plain', 'config_difference', 'rank', 'world_size',
-           'under_deepspeed', 'shared', 'wait_for_everyone', 'Preempted', 'queue', 'Run', 'batch_job', 'open_run',
-           'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
+           'under_deepspeed', 'shared', 'wait_for_everyone', 'Preempted', 'queue', 'recent_queue', 'Run', 'batch_job',
+           'open_run', 'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import datetime, gc, hashlib, importlib.metadata, json, math, os, platform, shutil, socket, subprocess, sys, time, traceback
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -193,16 +192,22 @@ class Preempted(BaseException):
 # %% ../nbs/01_runs.ipynb #817d3f28
 def queue() -> dict[int, str] | None:
     "Job number → state (`PENDING`, `RUNNING`, ...) of the batch jobs that Slurm has; None where there is no Slurm, or where it does not answer."
-    try: done = subprocess.run(['squeue', '--noheader', '--format=%i %T'], capture_output=True, text=True, timeout=60)
+    env = {k: v for k, v in os.environ.items() if not k.startswith('SQUEUE_')}                      # a person's own view of the queue
+    try: done = subprocess.run(['squeue', '--all', '--array', '--noheader', '--format=%A %T'], capture_output=True, text=True, timeout=60, env=env)
     except (OSError, subprocess.TimeoutExpired): return None
     if done.returncode: return None
     rows = [line.split() for line in done.stdout.splitlines()]
     return {int(r[0]): r[1] for r in rows if len(r) == 2 and r[0].isdigit()}
 
-@lru_cache(1)
-def _queue_at(second: int) -> dict[int, str] | None:
-    "`queue()`, asked once in each second however many runs there are."
-    return queue()
+_answered = (-math.inf, None)       # when the queue answered, and what
+
+def recent_queue(age: float = 2.0) -> dict[int, str] | None:
+    "`queue()` as it was at most `age` seconds ago."
+    global _answered
+    if time.monotonic() - _answered[0] > age:
+        jobs = queue()
+        _answered = time.monotonic(), jobs
+    return _answered[1]
 
 # %% ../nbs/01_runs.ipynb #a037ca50
 class Run:
@@ -226,7 +231,7 @@ class Run:
         state, job = m.get('status', 'absent'), m.get('slurm', {}).get('job')
         if state != 'running': return state
         if m.get('host') == socket.gethostname(): gone = _process_start(m['pid']) != m.get('process_start')
-        else: gone = job is not None and (jobs := _queue_at(int(time.monotonic()))) is not None and job not in jobs
+        else: gone = job is not None and (jobs := recent_queue()) is not None and job not in jobs
         return 'interrupted' if gone else state
 
     def update(self, **values) -> dict:

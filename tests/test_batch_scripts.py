@@ -119,6 +119,11 @@ def test_nodes_that_are_unlike(batch, tmp_path):
     assert f"the nodes do not fit together\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
     assert Run(tmp_path / "run").manifest["error"].startswith("the nodes do not fit together: trl: 0.9 on node2")
     assert not list((tmp_path / "run" / "logs").glob(".nodes-*"))
+    Run(tmp_path / "run").update(status="completed", error=None)
+    done, _ = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"))
+    assert done.returncode == 1 and Run(tmp_path / "run").status == "completed"  # it says nothing about what is done
+    done, found = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"), R1NB_NODES_WAIT="0")
+    assert done.returncode == 0 and found and "checked" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 # It expects: R1NB_PYTHON (the interpreter), R1NB_JOB (the job, as JSON), R1NB_RUN_DIR, R1NB_STAGE, R1NB_ACCELERATOR (a file, or none),
 # R1NB_PROCESSES (a node), R1NB_MAX_REQUEUES; and where a server stands beside the job R1NB_SERVER (its command), R1NB_SERVER_WAIT (s),
 # R1NB_SERVER_ON (last: a node of its own; all: the command runs on every node and answers on the first, the job beside it), R1NB_SERVER_MODEL.
+# R1NB_NODES_WAIT: seconds in which all nodes must have met, 60 if unset; 0: they are not looked at.
 # Near its time limit Slurm sends USR1: training saves a checkpoint and ends, and the job goes back into the queue.
 
 set -uo pipefail
@@ -45,8 +46,13 @@ leave() {
 }
 
 # The nodes, before anything long begins: unlike ones hang.
-if [ "$R1NB_STAGE" != report ]; then
-  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 "$R1NB_PYTHON" -m r1nb.nodes || leave $?
+if [ "$R1NB_STAGE" != report ] && [ "${R1NB_NODES_WAIT:-}" != 0 ]; then
+  token=$R1NB_RUN_DIR/logs/.nodes-$SLURM_JOB_ID
+  mkdir -p "${token%/*}" && touch "$token"
+  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 "$R1NB_PYTHON" -m r1nb.nodes
+  code=$?
+  rm -f "$token"
+  if [ "$code" -ne 0 ]; then leave "$code"; fi
 fi
 
 # A server: on the last node, and the training on the others; or over all of them, and its client beside it.
