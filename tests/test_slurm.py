@@ -142,6 +142,7 @@ def test_cancel(cluster, recipe, tmp_path):
     run.update(host="node9")
     assert run.status in ("running", "created", "queued")
     subprocess.run(["scancel", str(again)], check=True)
+    wait_for(lambda: not cluster.ask("squeue", "-h"), "an empty queue")
 
 
 @pytest.mark.parametrize(
