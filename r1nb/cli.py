@@ -182,14 +182,14 @@ def _left(metrics, max_steps) -> float | None:
 
 def _runs(args, rest) -> int:
     from r1nb.report import duration, last_metric, text_table
-    from r1nb.runs import list_runs, queue
+    from r1nb.runs import list_runs, recent_queue
     from r1nb.slurm import state_of
     if rest: raise InputError(f"unknown option {rest[0]}; valid: --stage, --json, --html")
     if args.html:
         from r1nb.gallery import build_gallery
         print(build_gallery(None, args.html, [r for r in list_runs() if args.stage in (None, r.manifest.get('stage'))]))
         return 0
-    root, rows, states = settings().runs, [], queue()
+    root, rows, states = settings().runs, [], recent_queue()
     for run in list_runs(root):
         m = run.manifest
         if args.stage and m.get('stage') != args.stage: continue

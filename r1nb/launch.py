@@ -7,9 +7,10 @@ __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', '
            'DISTRIBUTED', 'SAMPLING', 'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'check_stage',
            'open_job', 'default_run_dir', 'Job', 'run_folder', 'prepare', 'execute_job', 'stage_of', 'notebook_job',
            'listeners', 'join_ranks', 'leave_ranks', 'allocator', 'job_environment', 'adopt_environment', 'run_process',
-           'accelerator_file', 'count_gpus', 'suited', 'ranks_of', 'free_port', 'job_command', 'start_job', 'blame',
-           'settle', 'accelerate_main', 'Pipeline', 'load_pipeline', 'stand_in', 'check_pipeline', 'remaining_minutes',
-           'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report', 'guarded', 'main', 'script']
+           'accelerator_file', 'driver_gpus', 'count_gpus', 'suited', 'ranks_of', 'free_port', 'job_command',
+           'start_job', 'blame', 'settle', 'accelerate_main', 'Pipeline', 'load_pipeline', 'stand_in', 'check_pipeline',
+           'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report', 'guarded', 'main',
+           'script']
 
 # %% ../nbs/51_launch.ipynb #a0dfc5ec
 import ast, importlib, json, os, re, shutil, signal, socket, subprocess, sys, threading, time, traceback
@@ -47,11 +48,11 @@ def local_inputs(written: dict) -> dict[str, str]:
     model_of = {k: Path(v)/'model' for k, v in named.items() if (Path(v)/'manifest.json').exists() and (Path(v)/'model').is_dir()}
     return {k: str(model_of.get(k, v)) for k, v in named.items() if Path(v).exists()}
 
-def check_stage(module, configuration: tuple, notebook: str | Path | None = None) -> None:
-    "Raise `InputError` for what `module`'s stage cannot work with. Of a changed copy of its job notebook only say so: a cell may register the reward that is missing here."
-    try: module.check(*configuration)
+def check_stage(stage: str, configuration: tuple, notebook: str | Path | None = None) -> None:
+    "Raise `InputError` for what `stage` cannot work with. Of a changed copy of its job notebook only say so: a cell may register the reward that is missing here."
+    try: stage_module(stage).check(*configuration)
     except InputError as e:
-        if notebook is None or Path(notebook).resolve() == job_notebook(module.__name__.rpartition('.')[2]).resolve(): raise
+        if notebook is None or Path(notebook).resolve() == job_notebook(stage).resolve(): raise
         print(f'r1nb: {e}\n  going on, because {notebook} may see to that', file=sys.stderr)
 
 def open_job(stage: str, config=None, overrides: dict | None = None, run_dir: str | Path | None = None, force: bool = False, notebook: str | Path | None = None) -> tuple[tuple, Run, dict]:
@@ -62,7 +63,7 @@ def open_job(stage: str, config=None, overrides: dict | None = None, run_dir: st
     overrides = dict(overrides or {})
     run_dir = overrides.pop('output_dir', None) or run_dir or default_run_dir(stage, config)
     configuration, written = module.configure(config, overrides)
-    check_stage(module, configuration, notebook)
+    check_stage(stage, configuration, notebook)
     inputs = local_inputs(written)
     run = open_run(run_dir, stage, written, inputs=inputs, seed=written.get('seed', 0), force=force,
                    parents=[p for v in inputs.values() for p in (Path(v).absolute().parent,) if (p/'manifest.json').exists()])
@@ -156,14 +157,14 @@ def notebook_job(path: str | Path, parameters: dict | None = None, config: str |
         return Job('notebook', str(path), run_dir=run_dir, parameters=parameters, **options)
     if keys := [k for k in parameters if k not in notebook_parameters(path)]: raise InputError(f"{path}: '{keys[0]}' is no parameter of the notebook; the keys of the recipe are given as --key value, not with -p")
     config, run_dir = config or parameters.pop('config', None), run_dir or parameters.pop('run_dir', None)
-    own = {'overrides': parameters.pop('overrides', None)}
+    given = parameters.pop('overrides', None)
     if config is None:
-        try: own = {k: ast.literal_eval(v) for k, v in notebook_parameters(path).items() if k in PARAMETERS} | {k: v for k, v in own.items() if v is not None}
+        try: own = {k: ast.literal_eval(v) for k, v in notebook_parameters(path).items() if k in PARAMETERS}
         except (ValueError, SyntaxError): raise InputError(f"{path}: its parameters are computed, not written; give --config and --run-dir") from None
         config, run_dir = own.get('config'), run_dir or own.get('run_dir')
-    if not isinstance(own.get('overrides') or {}, dict): raise InputError(f"{path}: overrides: {own['overrides']!r} is no mapping of recipe keys")
-    overrides = {**(own.get('overrides') or {}), **overrides}
-    return Job(stage, str(path), config, overrides, run_dir, parameters, **options)
+        if given is None: given = own.get('overrides')
+    if not isinstance(given or {}, dict): raise InputError(f"{path}: overrides: {given!r} is no mapping of recipe keys")
+    return Job(stage, str(path), config, {**(given or {}), **overrides}, run_dir, parameters, **options)
 
 # %% ../nbs/51_launch.ipynb #a9f9ee71
 def _ended(run: Run, status: str, code: int, record: Path, error: str | None = None) -> int:
@@ -274,12 +275,16 @@ def accelerator_file(name: str) -> Path:
     if not path.is_file(): raise InputError(f"--accelerator: '{name}' is neither a file nor a name; {did_you_mean(name, ('none', *ACCELERATORS))}")
     return path.absolute()
 
-def count_gpus() -> int:
-    "How many NVIDIA GPUs this machine shows to this process; 0 where there is no driver. Does not import torch."
-    if (visible := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None: return len([v for v in visible.split(',') if v.strip() not in ('', '-1')])
-    try: listed = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, timeout=20)
+def driver_gpus(timeout: float = 20) -> int:
+    "How many NVIDIA GPUs the driver lists within `timeout` seconds; 0 where there is none."
+    try: listed = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired): return 0
     return sum(line.startswith('GPU ') for line in listed.stdout.splitlines())
+
+def count_gpus() -> int:
+    "How many NVIDIA GPUs this machine shows to this process; 0 where there is no driver. CUDA_VISIBLE_DEVICES is taken at its word. Does not import torch."
+    if (visible := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None: return len([v for v in visible.split(',') if v.strip() not in ('', '-1')])
+    return driver_gpus()
 
 def suited(name: str, n: int) -> str:
     "The accelerator for `n` ranks where `name` is wanted: DDP needs two at least, and several ranks need one. Raises `InputError`."
@@ -344,7 +349,7 @@ def blame(notes: dict[int, dict], exits: dict[int, int]) -> tuple[str, int, str]
 def settle(run: Run, code: int) -> None:
     "Note in the manifest of `run` that a signal killed its process outright (exit code `code` above 128), unless it says already how the run ended, or another process is at it."
     state, job = run.manifest.get('status'), run.manifest.get('slurm', {}).get('job')
-    if code - 128 not in signal.valid_signals() or run.status == 'running' and (job is None or job != batch_job()): return
+    if code - 128 not in signal.valid_signals() or run.in_other_hands: return
     if state not in ('created', 'running') and not (state == 'queued' and job == batch_job()): return
     status, _, error = blame({}, {0: 128 - code})
     run.update(status=status, error=error.replace('rank 0', 'its process'), ended=now())
@@ -426,7 +431,7 @@ def check_pipeline(pipeline: Pipeline) -> None:
         if run.status == 'completed' and not job.force: continue
         known = stand_in(written, pipeline.path)
         try:
-            if EARLIER not in (known['dataset_name'] if isinstance(known.get('dataset_name'), list) else [known.get('dataset_name')]): check_stage(module, module.configure(known)[0], job.notebook)
+            if EARLIER not in (known['dataset_name'] if isinstance(known.get('dataset_name'), list) else [known.get('dataset_name')]): check_stage(job.stage, module.configure(known)[0], job.notebook)
             elif 'model_name_or_path' in known: resolve_model(known['model_name_or_path'])
         except InputError as e: raise InputError(f"stage '{name}': {e}") from None
 

@@ -234,6 +234,12 @@ class Run:
         else: gone = job is not None and (jobs := recent_queue()) is not None and job not in jobs
         return 'interrupted' if gone else state
 
+    @property
+    def in_other_hands(self) -> bool:
+        "Whether the run is running, and not as the batch job that this process belongs to."
+        job = self.manifest.get('slurm', {}).get('job')
+        return self.status == 'running' and (job is None or job != batch_job())
+
     def update(self, **values) -> dict:
         "Merge `values` into the manifest, atomically (rank 0). Returns the manifest."
         if rank(): return self.manifest
@@ -266,7 +272,7 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     run, config = Run(path), plain(config or {})
     if rank(): return run                           # rank 0 has made and checked it
     old = run.manifest
-    if run.status == 'running' and old.get('pid') != os.getpid() and (batch_job() is None or old.get('slurm', {}).get('job') != batch_job()):
+    if run.in_other_hands and old.get('pid') != os.getpid():
         raise InputError(f"{run.path} is being run by process {old['pid']} on {old['host']}" + (f', batch job {job}' if (job := old.get('slurm', {}).get('job')) else ''))
     if force and old:
         shutil.rmtree(run.path)
