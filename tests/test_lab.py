@@ -85,6 +85,10 @@ def pictures(messages):
     return found["display_data"], found["update_display_data"]
 
 
+def bar_moves(messages):
+    return sum(kind == "update_display_data" and "<progress" in str(c["data"]) for kind, c in messages)
+
+
 def code_cells(stage, **parameters):
     "The sources of a job notebook's code cells, with other `parameters`."
     cells = [c for c in nbformat.read(JOBS / f"{stage}.ipynb", 4).cells if c.cell_type == "code"]
@@ -156,7 +160,7 @@ def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
     assert 0 < saved < 40 and "interrupted: this step ends and is saved" in printed(stopped)
     assert stopped[-1][1]["status"] == "interrupted" and f"checkpoint-{saved}" in stopped[-1][1]["saved"]
     assert not errors(done) and f"going on from checkpoint-{saved}" in printed(done)
-    assert done[-1][1]["status"] == "completed"
+    assert done[-1][1]["status"] == "completed" and bar_moves(done)
     assert (run / "model" / "model.safetensors").exists() and run.manifest["starts"] == 3
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in logged if "loss" in r] == list(range(1, 41))  # the first start ended no step

@@ -75,7 +75,7 @@ GRPO_CELL = """
 import itertools, torch
 from accelerate.utils import gather_object
 import r1nb.grpo as grpo
-from r1nb.runs import Run, rank, running
+from r1nb.runs import rank
 draw_tokens, turn = grpo.draw_tokens, itertools.count()
 def draw_together(policy, prompts, *options):
     rows = gather_object(prompts)
@@ -84,9 +84,6 @@ def draw_together(policy, prompts, *options):
         drawn = draw_tokens(policy, rows, *options)
     return drawn[rank() * len(prompts):][:len(prompts)]
 grpo.draw_tokens = draw_together
-configuration, written = grpo.configure(recipe)
-run = Run(folder)
-with running(run) as summary: summary.update(grpo.run_grpo(run, *configuration))
 """
 
 
@@ -94,9 +91,10 @@ with running(run) as summary: summary.update(grpo.run_grpo(run, *configuration))
 def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
     """Same global batch, same completions, same curve: in one batch, in two that are accumulated, on two ranks.
 
-    Ranks draw with luck of their own, so here each draws the completions of all and takes its part."""
-    cells = [new_code_cell("recipe = ''\nfolder = ''", metadata={"tags": ["parameters"]}), new_code_cell(GRPO_CELL)]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "learn.ipynb")
+    Ranks draw with luck of their own, so in this copy of the job notebook each draws all and takes its part."""
+    nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
+    nb.cells.insert(0, new_code_cell(GRPO_CELL))
+    nbformat.write(nb, tmp_path / "learn.ipynb")
     keys = {**TASK, "split": "train", "num_problems": 16, "model_name_or_path": str(tiny_model), **TRAINING,
             "max_steps": 6, "num_generations": 4, "max_completion_length": 16, "reward_funcs": ["length"],
             "save_strategy": "no"}  # fmt: skip
@@ -104,11 +102,11 @@ def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
     for name, rows, accumulated, ranks in (("one", 16, 1, 1), ("accumulated", 8, 2, 1), ("two", 8, 1, 2)):
         sizes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys | sizes))
-        values = ("-p", "recipe", tmp_path / f"{name}.yaml", "-p", "folder", tmp_path / name / "work")
-        result = r1nb("run", "learn.ipynb", *values, "--num_processes", ranks, "--run-dir", tmp_path / name,
+        result = r1nb("run", "learn.ipynb", "--config", f"{name}.yaml", "--num_processes", ranks, "--run-dir", name,
                       cwd=tmp_path, runs=tmp_path)  # fmt: skip
         assert result.code == 0, result.err[-3000:]
-        run = Run(tmp_path / name / "work")
+        run = Run(tmp_path / name)
+        assert run.metrics[0]["num_tokens"] > 0 and (run / "model" / "model.safetensors").exists()
         curves.append([[row["reward"], row["loss"], row["grad_norm"]] for row in run.metrics if "reward" in row])
     one, accumulated, two = curves
     assert len(one) == 6 and all(norm > 0 for _, _, norm in one)
