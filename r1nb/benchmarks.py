@@ -15,7 +15,8 @@ from pathlib import Path
 
 from .answers import after_thought, as_choice, extract_answer, verify_answers
 from .problems import digest, normalise, problem_id, read_rows
-from .sandbox import Limits, read_cases, score_programs
+from .judges import read_cases, score_programs
+from .sandbox import Limits
 from .settings import InputError, did_you_mean, settings
 
 # %% ../nbs/08_benchmarks.ipynb #82efcccf

@@ -18,7 +18,7 @@ from functools import wraps
 from .answers import extract_answer, verify_answers
 from .benchmarks import gym_score
 from .models import open_think
-from .sandbox import in_parallel, score_codeforces, score_ioi, score_programs
+from .judges import in_parallel, score_codeforces, score_ioi, score_programs
 from .settings import InputError, did_you_mean
 
 # %% ../nbs/30_rewards.ipynb #cf0ef097

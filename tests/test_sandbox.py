@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from r1nb.rewards import code_reward
-from r1nb.sandbox import Limits, guarantees, run_program, score_program, score_programs
+from r1nb.judges import score_program, score_programs
+from r1nb.sandbox import Limits, guarantees, run_program
 from r1nb.settings import InputError
 
 QUICK = Limits(wall_seconds=6, cpu_seconds=2, memory_mib=256, disk_mib=16, output_kib=256, processes=16)

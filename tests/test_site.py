@@ -195,7 +195,7 @@ def test_a_formula_is_laid_out(base, open_page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_stand_out(base, open_page, scheme):
     page, flaws = open_page(base, scheme), {}
-    pages = ("index.html", "32_grpo.html", "14_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
+    pages = ("index.html", "32_grpo.html", "15_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
              "gallery/index.html", "gallery/runs/demo-sft.html")  # fmt: skip
     for name in pages:
         page.goto(base + name)
@@ -218,7 +218,7 @@ def test_the_switch_to_dark_is_remembered(base, open_page):
 def test_the_map_leads_through_the_pipeline(base, open_page):
     page = open_page(base + "index.html")
     targets = page.eval_on_selector_all(".map a", "links => links.map(a => a.href.baseVal)")
-    assert {"12_generate.html", "14_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
+    assert {"13_generate.html", "15_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
     page.locator(".map a", has_text="GRPO").click()
     assert page.url.endswith("/r1nb/32_grpo.html")
 
