@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MATH_SYSTEM_PROMPT', 'BENCHMARKS', 'CHOICE_PROMPT', 'PRELUDE', 'PROGRAM_LIMITS', 'Benchmark', 'find_benchmark',
            'choice_row', 'read_tests', 'code_row', 'contents_of', 'benchmark_row', 'read_benchmark', 'extract_choice',
-           'extract_program', 'judge', 'gym_score', 'verification_of', 'verify_completions', 'reported']
+           'extract_program', 'judge', 'gym_scores', 'verification_of', 'verify_completions', 'reported']
 
 # %% ../nbs/08_benchmarks.ipynb #1c55c8a0
 import base64, io, json, pickle, random, re, zlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .answers import after_thought, as_choice, extract_answer, verify_answers
 from .problems import digest, normalise, problem_id, read_rows
-from .judges import read_cases, score_programs
+from .judges import read_cases, score_programs, score_tasks
 from .sandbox import Limits
 from .settings import InputError, did_you_mean, settings
 
@@ -202,17 +202,16 @@ def judge(kind: str, completions: list[str], rows: list[dict], parallel: int = 2
     return [extract_answer(c) for c in completions], verdicts
 
 # %% ../nbs/08_benchmarks.ipynb #d8d41377
-@lru_cache
-def _gym_scorer(task: str):
-    from reasoning_gym import get_score_answer_fn
-    return get_score_answer_fn(task)
+def gym_scores(texts: list[str], verifications: list) -> list[float | None]:
+    """The scores (0.0 to 1.0) of the answers that completions mark, by their reasoning_gym tasks.
 
-def gym_score(text: str, verification) -> float | None:
-    "The score (0.0 to 1.0) of the answer in `text` by the reasoning_gym task in `verification` (a mapping or its JSON), or `None` if there is none."
-    entry = verification_of(verification)
-    if not entry.get('reasoning_gym'): return None
-    try: return float(_gym_scorer(entry['reasoning_gym'])(extract_answer(text), entry))
-    except Exception: return 0.0                                                  # some scorers trip over an answer of a form that they did not expect
+    `verifications`: as many, each a mapping or its JSON. `None` for a problem from elsewhere, and for
+    one whose scorer is unknown or cannot read its own reference. See `judges.score_tasks`."""
+    entries = [verification_of(v) for v in verifications]
+    asked = [i for i, e in enumerate(entries) if e.get('reasoning_gym')]
+    answers = [extract_answer(texts[i]) for i in asked]
+    scores = dict(zip(asked, score_tasks(answers, [entries[i] for i in asked])))
+    return [scores.get(i) for i in range(len(texts))]
 
 def verification_of(value) -> dict:
     "A problem's `verification` as a mapping; empty for anything else."
@@ -231,7 +230,7 @@ def verify_completions(completions: list[str], rows: list[dict], parallel: int =
     A reasoning_gym problem is solved with the full score; a program has to pass all tests."""
     known = {text: verification_of(text) for text in {r.get('verification') for r in rows}}                  # of a problem's traces, once
     kinds = [known[r.get('verification')] for r in rows]
-    verdicts = [None if (score := gym_score(c, k)) is None else score == 1.0 for c, k in zip(completions, kinds, strict=True)]
+    verdicts = [None if score is None else score == 1.0 for score in gym_scores(completions, kinds)]
     tested = {text for text, k in known.items() if k.get('verification_info') and _has_tests(k['verification_info'])}
     code = [i for i, r in enumerate(rows) if r.get('verification') in tested]
     plain = [i for i, k in enumerate(kinds) if not k.get('verification_info') and not k.get('reasoning_gym')]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 
 from .answers import extract_answer, verify_answers
-from .benchmarks import gym_score
+from .benchmarks import gym_scores
 from .models import open_think
 from .judges import in_parallel, score_codeforces, score_ioi, score_programs
 from .settings import InputError, did_you_mean
@@ -183,7 +183,7 @@ def soft_overlong_punishment_reward(completions: list | None = None, completion_
 @register_reward('reasoning_gym')
 def reasoning_gym_reward(completions: list, verification: list, prompts: list | None = None, **kwargs) -> list[float | None]:
     "reasoning_gym's own score of the marked answer, 0.0 to 1.0; `None` for a problem from elsewhere."
-    return [gym_score(t, v) for t, v in zip(completion_texts(completions, prompts), verification, strict=True)]
+    return gym_scores(completion_texts(completions, prompts), verification)
 
 # %% ../nbs/30_rewards.ipynb #0ffd2b98
 def extract_code(text: str, language: str = 'python') -> str:
