@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import ModelChoice, native_dtype
-from .problems import digest
+from .problems import digest, fill_template
 from .runs import atomic_path, write_text
 from .sampling import SamplingConfig, has_vllm, make_sampler, stream_samples
 from .settings import InputError
@@ -82,6 +82,7 @@ def build_distilabel_pipeline(model: str, base_url: str | list[str] = 'http://lo
     """A pipeline of one `TextGeneration` step: Open-R1's function of that name, with its arguments, over OpenAI-compatible servers (one or several), or over `llm`.
 
     Every sample is kept in the JSON lines file `path`; a second run draws what is not there. Run it with `pipeline.run(dataset=..., use_cache=False)`."""
+    fill_template(prompt_template, '')                                                  # distilabel would let Jinja evaluate it
     need_distilabel()
     from distilabel.pipeline import Pipeline
     from distilabel.steps.tasks import TextGeneration

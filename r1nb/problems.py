@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'ALIASES', 'R1_SYSTEM_PROMPT', 'digest', 'problem_id', 'split_of', 'ProblemsConfig', 'iter_jsonl',
            'parquet_batches', 'iter_parquet', 'data_file', 'is_local', 'short_name', 'iter_rows', 'read_rows',
-           'final_answer', 'normalise', 'gym_rows', 'source_rows', 'load_problems', 'to_messages']
+           'final_answer', 'normalise', 'gym_rows', 'source_rows', 'load_problems', 'to_messages', 'fill_template']
 
 # %% ../nbs/02_problems.ipynb #7884a5e8
 import hashlib, itertools, json, os, re
@@ -228,3 +228,21 @@ R1_SYSTEM_PROMPT = "Think step by step inside <think> and </think>, then put the
 def to_messages(problem: str, system_prompt: str | None = None) -> list[dict]:
     "Chat messages that ask `problem`."
     return ([{'role': 'system', 'content': system_prompt}] if system_prompt else []) + [{'role': 'user', 'content': problem}]
+
+# %% ../nbs/02_problems.ipynb #6ad6c820
+_NAME = re.compile(r'\{\{\s*(\w+)\s*\}\}')
+
+def fill_template(template: str, problem: str) -> str:
+    """`template` with `problem` in the place of `{{ instruction }}`; a last line break is dropped.
+
+    Raises `InputError` where it does not stand in it, for other names, and for anything else that
+    Jinja would evaluate: distilabel hands the template to Jinja."""
+    where = f'prompt_template: {template!r}'
+    if unknown := [n for n in _NAME.findall(template) if n != 'instruction']:
+        raise InputError(f"{where}: unknown name '{unknown[0]}'; valid: {{{{ instruction }}}}")
+    if found := re.search(r'\{[{%#].{0,20}', _NAME.sub('', template), re.S):
+        raise InputError(f'{where}: {found[0]!r}: only {{{{ instruction }}}} is replaced, '
+                         'expressions and statements of Jinja are not taken')
+    if not _NAME.search(template):
+        raise InputError(f'{where} does not use {{{{ instruction }}}}, so every prompt would be the same')
+    return _NAME.sub(lambda _: problem, template.removesuffix('\n'))

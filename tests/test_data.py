@@ -127,6 +127,9 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     ("arguments", "words"),
     [
         (("--prompt_template", "Solve it"), ("does not use {{ instruction }}",)),
+        (("--prompt_template", "{{ instruction }} {{ ''.__class__ }}"), ("only {{ instruction }} is replaced",)),
+        (("--prompt_template", "{{ problem }}"), ("unknown name 'problem'",)),
+        (("--prompt_template", "{% for c in instruction %}{{ c }}{% endfor %}"), ("unknown name 'c'",)),
         (("--prompt_column", "prompt"), ("row 1: no column 'prompt'", "question, extra")),
         (("--hub_dataset", "owner/x"), ("owner/x cannot be pushed to", "offline")),
         (("--hub_dataset", "traces"), ("'traces' is no Hub id",)),
