@@ -270,6 +270,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'r1nb.judges._post': ('judges.html#_post', 'r1nb/judges.py'),
                              'r1nb.judges._prepare_task': ('judges.html#_prepare_task', 'r1nb/judges.py'),
                              'r1nb.judges._printed': ('judges.html#_printed', 'r1nb/judges.py'),
+                             'r1nb.judges._question': ('judges.html#_question', 'r1nb/judges.py'),
                              'r1nb.judges._uses_its_numbers': ('judges.html#_uses_its_numbers', 'r1nb/judges.py'),
                              'r1nb.judges._value': ('judges.html#_value', 'r1nb/judges.py'),
                              'r1nb.judges.check_formula': ('judges.html#check_formula', 'r1nb/judges.py'),

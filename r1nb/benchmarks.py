@@ -217,7 +217,7 @@ def verification_of(value) -> dict:
     "A problem's `verification` as a mapping; empty for anything else."
     if isinstance(value, str):
         try: value = json.loads(value)
-        except ValueError: return {}
+        except (ValueError, RecursionError): return {}
     return value if isinstance(value, dict) else {}
 
 def _has_tests(info) -> bool:

@@ -1,0 +1,180 @@
+"""Scorers of reasoning_gym behind the walls: nothing that an answer says is run, is waited for, or changes the next verdict."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from r1nb.benchmarks import gym_scores, verify_completions
+from r1nb.judges import EARNED, default_task_pool, score_tasks
+from r1nb.rewards import reasoning_gym_reward
+
+sys.path.insert(0, str(ROOT / "scripts" / "bench"))
+from judges import hostile, honest, own_scores, problems, tasks  # noqa: E402
+
+EVALUATING = (
+    "countdown",
+    "puzzle24",
+    "simple_integration",
+    "intermediate_integration",
+    "polynomial_multiplication",
+    "n_queens",
+    "string_insertion",
+    "spiral_matrix",
+    "binary_matrix",
+    "number_sorting",
+    "bitwise_arithmetic",
+)
+
+
+def attack(names, folder):
+    "The scores of every hostile text on one problem of each task, and that nothing came of it."
+    file = folder / "escaped"
+    entries = [problems(name, 1)[0] for name in names]
+    references = [e["answer"] for e in entries]
+    before = score_tasks(references, entries)
+    late = default_task_pool().timeouts
+    texts = hostile(str(file))
+    for entry in entries:
+        begin = time.monotonic()
+        scores = score_tasks(texts, [entry] * len(texts), deadline=1.0)
+        assert all(s is None or 0 <= s <= 1 for s in scores), entry["reasoning_gym"]
+        assert time.monotonic() - begin < 60, entry["reasoning_gym"]
+    assert list(folder.iterdir()) == []
+    assert score_tasks(references, entries) == before
+    return default_task_pool().timeouts - late
+
+
+def test_hostile_answers_to_the_scorers_that_evaluate(tmp_path):
+    assert attack(EVALUATING, tmp_path) < 20
+
+
+@pytest.mark.slow
+def test_hostile_answers_to_every_task(tmp_path):
+    assert len(tasks()) > 100
+    attack([t for t in tasks() if t not in EVALUATING], tmp_path)
+
+
+WITHOUT_WALLS = """if True:
+    import json, sys
+    from r1nb.judges import _disarm, _judge_task, _prepare_task
+    import reasoning_gym
+    _disarm()
+    work = json.load(open(sys.argv[1]))
+    scorers = {task: _prepare_task(task) for task in {entry['reasoning_gym'] for _, entry in work}}
+    bad = []
+    def audit(event, arguments):
+        writes = event == 'open' and isinstance(arguments[1], str) and set('wxa+') & set(arguments[1])
+        if writes or event in ('os.system', 'os.exec', 'os.fork', 'os.posix_spawn', 'subprocess.Popen', 'os.kill',
+                               'socket.connect', 'ctypes.dlopen', 'os.remove', 'shutil.copyfile'):
+            bad.append((event, str(arguments)[:80]))
+    sys.addaudithook(audit)
+    for answer, entry in work: _judge_task(scorers[entry['reasoning_gym']], json.dumps([answer, entry]).encode())
+    print(len(work), bad)
+"""
+
+
+def test_without_walls_the_evaluators_run_nothing_either(tmp_path):
+    "The walls are the second line: a machine without them has the first."
+    quick = [t for t in hostile(str(tmp_path / "escaped"))[:53] if "fork" not in t]
+    work = [(text, problems(name, 1)[0]) for name in EVALUATING for text in quick]
+    (tmp_path / "work.json").write_text(json.dumps(work))
+    command = [sys.executable, "-c", WITHOUT_WALLS, str(tmp_path / "work.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split("\n")[-2] == f"{len(work)} []", done.stdout[-2000:] + done.stderr[-2000:]
+    assert [p.name for p in tmp_path.iterdir()] == ["work.json"]
+
+
+def test_an_answer_cannot_change_the_next_verdict():
+    (entry,) = problems("polynomial_multiplication", 1)
+    wrong = "x + 12345"
+    takeover = "__import__('reasoning_gym').factory.DATASETS.clear()"
+    assert score_tasks([wrong, takeover, wrong, entry["answer"]], [entry] * 4) == [0.0, 0.0, 0.0, 1.0]
+    completions = [rf"\boxed{{{a}}}" for a in (takeover, wrong)]
+    rows = [json.dumps(entry)] * 2
+    assert gym_scores(completions, rows) == [0.0, 0.0]
+    assert reasoning_gym_reward(completions, rows) == [0.0, 0.0]
+    row = {"problem_id": "p", "answer": entry["answer"], "verification": rows[0]}
+    assert verify_completions(completions, [row] * 2) == [False, False]
+
+
+def test_honest_answers_have_the_scores_of_the_library():
+    answers, entries = honest(525, seed=4)
+    ours, theirs = score_tasks(answers, entries), own_scores(answers, entries)
+    differing = [
+        (e["reasoning_gym"], a, x, y) for a, e, x, y in zip(answers, entries, ours, theirs, strict=True) if x != y
+    ]
+    # the library's own reference is an integral that it could not solve, now and then
+    assert [d for d in differing if d[0] not in EARNED and "Integral(" not in str(d[1])] == []
+    assert all(x == 0.0 for _, _, x, _ in differing)
+
+
+@pytest.mark.parametrize("name", sorted(EARNED))
+def test_our_own_rule_takes_the_reference(name):
+    entries = problems(name, 10, seed=7)
+    references = [e["answer"] for e in entries]
+    assert score_tasks(references, entries) == own_scores(references, entries)
+
+
+def test_problems_that_cannot_be_scored_are_none_and_no_error():
+    (entry,) = problems("chain_sum", 1)
+    entries = [
+        {**entry, "reasoning_gym": "no_such_task"},
+        {**entry, "reasoning_gym": "composite"},
+        {**entry, "reasoning_gym": ["chain_sum"]},
+        {**entry, "reasoning_gym": "x" * 100_000},
+        {"reasoning_gym": "countdown", "metadata": None, "answer": None},
+        entry,
+    ]
+    assert score_tasks([entry["answer"]] * 6, entries) == [None] * 4 + [0.01, 1.0]
+    assert gym_scores(["\\boxed{1}"] * 3, [None, "not JSON", "[" * 100_000]) == [None] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_has_no_way_out():
+    pool = default_task_pool()
+    (entry,) = problems("chain_sum", 1)
+    assert score_tasks([entry["answer"]], [entry]) == [1.0]
+    pid = next(iter(pool._alive)).process.pid
+    while "python" not in os.readlink(f"/proc/{pid}/exe"):
+        (pid,) = (int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    for name in ("net", "pid", "mnt", "ipc", "uts", "user"):
+        assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"R1NB" not in environment and b"TOKEN" not in environment
+    mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    writable = {line.split()[4] for line in mounts if "rw" in line.split()[5].split(",")}
+    assert writable <= {"/r1nb.work", "/dev", "/dev/shm", "/dev/pts", "/proc"} | {
+        m for m in writable if m.startswith("/dev/")
+    }
+    root = Path(f"/proc/{pid}/root")
+    assert not (root / str(ROOT / "tests").lstrip("/")).exists() and not (root / "root/.bashrc").exists()
+
+
+def test_a_killed_worker_is_replaced_and_threads_may_ask():
+    entries = problems("chain_sum", 20)
+    references = [e["answer"] for e in entries]
+    assert score_tasks(references, entries) == [1.0] * 20
+    for worker in list(default_task_pool()._alive):
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.wait()
+    assert score_tasks(references, entries) == [1.0] * 20
+    wrong = []
+
+    def ask():
+        if score_tasks(references, entries) != [1.0] * 20:
+            wrong.append(1)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
