@@ -91,7 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'r1nb.curate.CurateConfig': ('curate.html#curateconfig', 'r1nb/curate.py'),
                              'r1nb.curate.CurateConfig.__post_init__': ('curate.html#curateconfig.__post_init__', 'r1nb/curate.py'),
                              'r1nb.curate.Step': ('curate.html#step', 'r1nb/curate.py'),
-                             'r1nb.curate._check_tests': ('curate.html#_check_tests', 'r1nb/curate.py'),
+                             'r1nb.curate._fault_of_tests': ('curate.html#_fault_of_tests', 'r1nb/curate.py'),
                              'r1nb.curate._few': ('curate.html#_few', 'r1nb/curate.py'),
                              'r1nb.curate._first': ('curate.html#_first', 'r1nb/curate.py'),
                              'r1nb.curate._hashes': ('curate.html#_hashes', 'r1nb/curate.py'),

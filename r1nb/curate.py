@@ -11,7 +11,7 @@ __all__ = ['TRACE', 'NAMES', 'CHATS', 'STEPS', 'SCRIPTS', 'SIGNED', 'CLASSES', '
            'arrow_batches', 'jsonl_batches', 'decontaminate_batches']
 
 # %% ../nbs/15_curate.ipynb #a4dca56d
-import json, shutil
+import json, re, shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -90,15 +90,16 @@ def _number(value, kind, what: str, default=None, low: float = -np.inf, high: fl
     try: number = kind(value)
     except (TypeError, ValueError, OverflowError): number = None
     if isinstance(value, bool) or number is None or number != float(value) or not low <= number <= high:
-        raise InputError(f"{what}: {str(value)[:60]!r} is not a {'whole ' if kind is int else ''}number from {low} to {high}")
+        span = f' from {low} to {high}' if high < np.inf else ''
+        raise InputError(f"{what}: {str(value)[:60]!r} is not a {'whole ' if kind is int else ''}number{span}")
     return number
 
 def _text(value, what: str, row: dict) -> str:
     "`value` as a text that can be written, with thinking that stands beside it; a generation that failed (None) is an empty one."
-    if isinstance(value, dict): return mended(message_text(value))
     if missing(value): return ''
-    if not isinstance(value, str): raise InputError(f"{what}: a text is expected, not {type(value).__name__} ({str(value)[:60]})")
-    return mended(message_text({**row, 'content': value}))
+    if not isinstance(value, (str, dict)): raise InputError(f"{what}: a text is expected, not {type(value).__name__} ({str(value)[:60]})")
+    try: return mended(message_text(value if isinstance(value, dict) else {**row, 'content': value}))
+    except InputError as e: raise InputError(f"{what}: {e}") from None
 
 def said_in(row: dict, here: str) -> tuple[list, list | None]:
     "`(completions, the chat before them)` of `row`. Raises `InputError` where there is none."
@@ -115,20 +116,20 @@ def said_in(row: dict, here: str) -> tuple[list, list | None]:
         said = [m['content'] for m in read_messages(said, f'{here}: {name}') if m['role'] == 'assistant'][-1:]
     return said if isinstance(said, list) else [said], asked
 
-@lru_cache(64)
-def _check_tests(verification: str, here: str) -> None:
-    "Raise `InputError` for tests of a program that nothing can be made of; where there are none, the step `correct` says so."
+@lru_cache(1)                                     # the traces of a problem stand together
+def _fault_of_tests(verification: str) -> str | None:
+    "Why nothing can be made of the tests of a program, if so; where there are none, the step `correct` says so."
     if not (info := verification_of(verification).get('verification_info')): return
     try: read_cases(info)
-    except InputError: pass
-    except Exception as e: raise InputError(f"{here}: verification_info cannot be read: {type(e).__name__}: {str(e)[:100]}") from None
+    except InputError: return
+    except Exception as e: return f'verification_info cannot be read: {type(e).__name__}: {str(e)[:100]}'
 
 def as_traces(row: dict, number: int, where: str, columns: dict[str, str] | None = None) -> list[dict]:
     "The traces in `row` (the `number`-th, from 1, of `where`), with the columns `TRACE`; `num_tokens` -1 where it is not known. Raises `InputError` where there is none."
     row, here = {**row, **{ours: row.get(theirs) for theirs, ours in (columns or {}).items()}}, f'{where}, row {number}'
     texts, asked = said_in(row, here)
     problem = normalise({**row, 'problem': asked} if asked and missing(row.get('problem')) else row, number, where, need_answer=False)
-    _check_tests(problem['verification'], here)
+    if fault := _fault_of_tests(problem['verification']): raise InputError(f'{here}: {fault}')
     ends, tokens = (v if isinstance(v, list) else [v] * len(texts) for v in (row.get('finish_reason', row.get('finish_reasons')), row.get('num_tokens')))
     for what, of in (('finish_reasons', ends), ('num_tokens', tokens)):
         if len(of) != len(texts): raise InputError(f"{here}: {len(texts)} generations but {len(of)} {what}")
@@ -299,8 +300,10 @@ def read_pass_rates(path: str) -> dict[str, float]:
     table = pd.DataFrame(iter_rows(file))
     rate = next((c for c in ('pass_rate', 'correct') if c in table), None)
     if rate is None or not {'problem', 'problem_id'} & set(table.columns): raise InputError(f"pass_rates: {file} has the columns {', '.join(table.columns)}; problem (or its problem_id) and pass_rate (or correct) are needed")
-    ids = [problem_id(str(p)) for p in table.problem] if 'problem' in table else table.problem_id.astype(str)
-    return table[rate].astype(float).groupby(ids).mean().to_dict()
+    own = table.problem_id.astype(str) if 'problem_id' in table else pd.Series('', index=table.index)       # ours; of another project's we make our own
+    ids = [i if re.fullmatch('[0-9a-f]{12}', i) or 'problem' not in table else problem_id(str(table.problem[n])) for n, i in own.items()]
+    values = [_number(v, float, f'{file}, row {n}: {rate}', np.nan) if not isinstance(v, (bool, np.bool_)) else float(v) for n, v in enumerate(table[rate], 1)]
+    return pd.Series(values, index=table.index).groupby(ids).mean().to_dict()
 
 @step('problem_id', 'pass_rate')
 def pass_rate(table, cfg):
