@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .benchmarks import find_benchmark, judge, read_benchmark, reported
 from .models import ModelChoice, load_tokenizer, prefilled, resolve_model
-from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, load_problems, to_messages
+from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, earlier_turns, load_problems, to_messages
 from .recipes import load_config
 from .runs import Run, atomic_path, config_difference, plain, rank, write_text
 from .sampling import SamplingConfig, make_sampler, stream_samples
@@ -52,7 +52,7 @@ class Task:
     @property
     def prompts(self) -> list[tuple[str, list[dict]]]:
         "`(id, messages)` of each problem."
-        return [(r['problem_id'], to_messages(r['problem'], self.system_prompt)) for r in self.rows]
+        return [(r['problem_id'], to_messages(r['problem'], self.system_prompt, earlier_turns(r['verification']))) for r in self.rows]
 
 def load_tasks(cfg: EvaluateConfig, problems: ProblemsConfig, sampling: SamplingConfig) -> list[Task]:
     "The tasks of a configuration, with their problems. `num_problems` takes the first so many of a benchmark."

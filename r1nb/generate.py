@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .distilabel import chat_id, need_distilabel, run_distilabel
 from .models import ModelChoice, load_tokenizer, prefilled, resolve_model, restore_think
-from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, fill_template, load_problems, to_messages
+from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, earlier_turns, fill_template, load_problems, mended, to_messages
 from .publish import PublishConfig, check_publish, publish
 from .recipes import load_config
 from .runs import Run, atomic_path, rank, world_size
@@ -117,6 +117,8 @@ def check(problems: ProblemsConfig, model: ModelChoice, sampling: SamplingConfig
         need_distilabel()
         if world_size() > 1: raise InputError("pipeline: distilabel runs as one process; several ranks share the work with pipeline: direct")
     rows = load_problems(problems, need_answer=False)
+    if teacher.pipeline == 'distilabel' and any(map(earlier_turns, rows['verification'])):
+        raise InputError("pipeline: distilabel asks single questions, and some of these problems have turns before the question; use pipeline: direct")
     if teacher.teacher == 'scripted':
         for problem in rows['problem']: parse_chain(problem)
 
@@ -128,7 +130,7 @@ def system_prompt(problems: ProblemsConfig, teacher: TeacherConfig) -> str | Non
 def draw_traces(run: Run, table, problems: ProblemsConfig, model: ModelChoice, sampling: SamplingConfig, teacher: TeacherConfig) -> list[dict]:
     "The samples of all problems of `table`, streamed to `dataset/traces.jsonl`."
     system, file = system_prompt(problems, teacher), run/'dataset'/'traces.jsonl'
-    prompts = [(r.problem_id, to_messages(fill_template(teacher.prompt_template, r.problem), system)) for r in table.itertuples()]
+    prompts = [(r.problem_id, to_messages(fill_template(teacher.prompt_template, r.problem), system, earlier_turns(r.verification))) for r in table.itertuples()]
     if teacher.pipeline == 'distilabel':
         run_distilabel(table.problem.tolist(), model, sampling, file, run/'distiset', teacher.prompt_template, system, {chat_id(m): id for id, m in prompts})
     def make():
@@ -146,7 +148,7 @@ def run_generate(run: Run, problems: ProblemsConfig, model: ModelChoice, samplin
     seconds = time.time() - begin
     opened = prefilled(load_tokenizer(model)) if teacher.teacher == 'model' and sampling.backend not in ('server', 'replay') else ''
     rows = pd.DataFrame(drawn).rename(columns={'text': 'completion'})
-    rows['completion'] = [restore_think(t, opened) for t in rows.completion]
+    rows['completion'] = [mended(restore_think(t, opened)) for t in rows.completion]
     name = 'scripted' if teacher.teacher == 'scripted' else sampling.served_model or model.model_name_or_path
     traces = table.merge(rows, on='problem_id').assign(teacher=name)
     with atomic_path(file) as temporary: traces.to_parquet(temporary, index=False)

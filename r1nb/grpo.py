@@ -35,7 +35,7 @@ import torch
 with vllm_left_out(): from trl import GRPOConfig as TRLGRPOConfig, GRPOTrainer
 
 from .models import ModelChoice, has_plain_attention, load_model, load_tokenizer, prefilled, resolve_model
-from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, load_problems, to_messages
+from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, earlier_turns, load_problems, to_messages
 from .recipes import load_config
 from .rewards import RewardOptions, get_reward_funcs
 from .runs import Run
@@ -52,7 +52,8 @@ class GRPOConfig(TrainingDefaults, RewardOptions, TRLGRPOConfig):
 # %% ../nbs/32_grpo.ipynb #e0de3a8a
 def prompt_dataset(problems: ProblemsConfig, tokenizer=None, max_prompt_length: int | None = None):
     "Dataset with the column `prompt` (chat messages) and the problem columns. Raises `InputError` if `max_prompt_length` leaves nothing."
-    dataset = load_problems(problems).map(lambda r: {'prompt': to_messages(r['problem'], problems.system_prompt or R1_SYSTEM_PROMPT)})
+    system = problems.system_prompt or R1_SYSTEM_PROMPT
+    dataset = load_problems(problems).map(lambda r: {'prompt': to_messages(r['problem'], system, earlier_turns(r['verification']))})
     if not max_prompt_length or tokenizer is None: return dataset
     def fits(row):
         text = tokenizer.apply_chat_template(row['prompt'], tokenize=False, add_generation_prompt=True)

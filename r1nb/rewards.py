@@ -19,16 +19,10 @@ from .answers import extract_answer, verify_answers
 from .benchmarks import gym_scores
 from .models import open_think
 from .judges import in_parallel, score_codeforces, score_ioi, score_programs
+from .problems import message_text
 from .settings import InputError, did_you_mean
 
 # %% ../nbs/30_rewards.ipynb #cf0ef097
-def _message_text(message: dict) -> str:
-    "The text of an assistant's message, its thinking included."
-    content = message.get('content') or ''
-    if not isinstance(content, str): content = ''.join(part.get('text') or '' for part in content)
-    thought = message.get('reasoning_content') or message.get('thinking')
-    return f'<think>\n{thought}\n</think>\n{content}' if thought else content
-
 def completion_texts(completions: list, prompts: list | None = None) -> list[str]:
     """The completions as texts, each behind the `<think>` that its prompt ends with, if it does.
 
@@ -38,11 +32,11 @@ def completion_texts(completions: list, prompts: list | None = None) -> list[str
     for i, completion in enumerate(completions):
         if not isinstance(completion, str):
             own = [m for m in completion or [] if m.get('role', 'assistant') == 'assistant']
-            completion = _message_text(own[-1]) if own else ''
+            completion = message_text(own[-1]) if own else ''
         prompt = prompts[i] if prompts is not None else ''
         if not isinstance(prompt, str):
             last = prompt[-1] if prompt else {}
-            prompt = _message_text(last) if last.get('role') == 'assistant' else ''
+            prompt = message_text(last) if last.get('role') == 'assistant' else ''
         opened = '' if completion.lstrip().startswith('<think>') else open_think(prompt)
         texts.append(opened + completion)
     return texts

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .launch import DISTRIBUTED, SAMPLING, Job, Pipeline, accelerator_file, job_environment, ranks_of, run_folder, run_process, suited
-from .recipes import find_recipe, read_stage
+from .recipes import OUTPUTS, find_recipe, read_stage
 from .runs import Run, now, queue
 from .settings import InputError, settings
 
@@ -126,10 +126,11 @@ def send(job: Job, options: SlurmOptions) -> int:
     return number
 
 def submit(job: Job, options: SlurmOptions, dry: bool = False) -> int:
-    "Check `job` and submit it, or (`dry`) print the script. Returns an exit code."
+    "Check `job` and submit it, or (`dry`) check it and print the script. Returns an exit code."
     job = at_server(job, options)
     script, run = batch_script(job, options), Run(run_folder(job))
     if dry:
+        if job.stage in OUTPUTS and (code := check_here({job.stage: job}, run.path)): return code
         print(script, end='')
         return 0
     if run.status == 'completed' and not job.force:
@@ -155,6 +156,7 @@ def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False
     one = {k: options_of(j.stage) for k, j in jobs.items()}
     scripts = {k: batch_script(j, one[k]) for k, j in jobs.items()}
     if dry:
+        if code := check_here(pipeline.jobs, pipeline.path): return code
         for name, script in scripts.items(): print(f'### {name}\n{script}')
         return 0
     for script in scripts.values(): slurm('sbatch', '--test-only', text=script)
