@@ -7,7 +7,7 @@ __all__ = ['LOCK', 'PACKAGES', 'STATES', 'SPARE', 'process_mark', 'clean_run', '
            'append_jsonl', 'read_log', 'package_versions', 'git_revision', 'hardware', 'fingerprint', 'now',
            'read_manifest', 'plain', 'config_difference', 'rank', 'world_size', 'under_deepspeed', 'shared',
            'wait_for_everyone', 'Preempted', 'queue', 'recent_queue', 'Run', 'batch_job', 'locked', 'claim', 'release',
-           'open_run', 'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
+           'interrupt', 'open_run', 'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import ctypes, datetime, errno, fcntl, gc, glob, hashlib, importlib.metadata, json, math, os, platform, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback, zlib
@@ -547,6 +547,51 @@ def release(run) -> None:
     _leave_off(run.path)
     if descriptor >= 0:
         os.close(descriptor)
+
+# %% ../nbs/01_runs.ipynb #3badb09e
+def _ancestors() -> set[int]:
+    "This process, its parents, and the heads of its group and session."
+    found, pid = {os.getpid(), os.getpgrp(), os.getsid(0)}, os.getppid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        try: pid = int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+        except (OSError, ValueError): break
+    return found
+
+def _not_its_process(run, pid: int) -> str | None:
+    "Why process `pid` is not the one that runs `run` here, or None if it is."
+    if pid < 2 or pid in _ancestors():
+        return 'that is this command itself, or a process that started it'
+    if _process_start(pid) is None or _process_start(pid) != run.manifest.get('process_start'):
+        return 'that is another process by now'
+    try: owner = os.stat(f'/proc/{pid}').st_uid
+    except OSError: owner = os.getuid()
+    if owner != os.getuid():
+        return f'that belongs to user {owner}'
+    if (run.path/LOCK).is_file() and not (run.path/LOCK).is_symlink():
+        if (descriptor := _try_lock(run.path/LOCK)) is not None and descriptor >= 0:
+            os.close(descriptor)
+            return 'nobody holds the lock of the run'
+    return None
+
+def interrupt(run, signum: int = signal.SIGINT) -> int:
+    "Send `signum` to the process that runs `run` on this machine. Returns its number. Raises `InputError` if it cannot be told for sure."
+    pid = run.manifest.get('pid', 0)
+    try: descriptor = os.pidfd_open(pid) if hasattr(os, 'pidfd_open') and pid > 0 else None
+    except OSError: descriptor = None
+    try:
+        if wrong := _not_its_process(run, pid):
+            raise InputError(f"{run.path}: process {pid} of its manifest is not signalled: {wrong}")
+        if descriptor is None:
+            os.kill(pid, signum)
+        else:
+            signal.pidfd_send_signal(descriptor, signum)
+    except ProcessLookupError: raise InputError(f"{run.path}: process {pid} has ended") from None
+    except PermissionError: raise InputError(f"{run.path}: process {pid} may not be signalled by this user") from None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return pid
 
 # %% ../nbs/01_runs.ipynb #260162ed
 def _may_open(run: Run, stage: str, config: dict, force: bool) -> dict:
