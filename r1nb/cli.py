@@ -187,11 +187,16 @@ def _runs(args, rest) -> int:
     if rest: raise InputError(f"unknown option {rest[0]}; valid: --stage, --json, --html")
     if args.html:
         from r1nb.gallery import build_gallery
-        print(build_gallery(None, args.html, [r for r in list_runs() if args.stage in (None, r.manifest.get('stage'))]))
+        print(build_gallery(None, args.html, [r for r in list_runs() if not args.stage or not r.damage and r.manifest.get('stage') == args.stage]))
         return 0
-    root, rows, states = settings().runs, [], recent_queue()
+    root, rows, states, damaged = settings().runs, [], recent_queue(), []
     for run in list_runs(root):
-        m = run.manifest
+        try: m = run.manifest
+        except InputError as e:
+            if not args.stage:
+                rows.append({'run': str(run.path.relative_to(root)), 'state': 'damaged', 'last': 'manifest.json'})
+                damaged.append(str(e))
+            continue
         if args.stage and m.get('stage') != args.stage: continue
         try: metrics = run.metrics
         except InputError: metrics = [{'step': '?'}]                       # damaged: the other runs are still worth a line
@@ -199,17 +204,19 @@ def _runs(args, rest) -> int:
                      'took': duration(m.get('seconds')), 'step': max((r['step'] for r in metrics), default=''), 'of': m.get('max_steps', ''),
                      'left': duration(_left(metrics, m.get('max_steps'))) if state == 'running' else '', 'last': last_metric(metrics),
                      'revision': (m.get('git') or {}).get('revision', '')[:8]})
+    for message in damaged: print(f'r1nb: {message}', file=sys.stderr)
+    columns = ('run', 'stage', 'state', 'started', 'took', 'step', 'of', 'left', 'last', 'revision')
     if args.json:
-        for r in rows: print(json.dumps(r))
+        for r in rows: print(json.dumps(dict.fromkeys(columns, '') | r))
     elif not rows: print(f"no runs below {root}" + (f" of stage '{args.stage}'" if args.stage else ''))
-    else: print(text_table(rows))
+    else: print(text_table(rows, list(columns)))
     return 0
 
 def _show(args, rest) -> int:
     from r1nb.runs import find_run
     import yaml
     run = find_run(args.run)
-    m = {k: v for k, v in run.manifest.items() if k not in ('process_start',)}
+    m = {k: v for k, v in run.manifest.items() if k != 'process_start'}
     print(yaml.safe_dump({**m, 'status': run.status, 'path': str(run.path)}, sort_keys=False, allow_unicode=True, width=140), end='')
     return 0
 
@@ -237,23 +244,20 @@ def _logs(args, rest) -> int:
         time.sleep(1)
 
 def _cancel(args, rest) -> int:
-    import signal, socket
-    from r1nb.runs import find_run, queue
+    import socket
+    from r1nb.runs import find_run, interrupt, queue
     from r1nb.slurm import slurm, state_of
     run = find_run(args.run)
     states, m = queue() or {}, run.manifest
     state, number = state_of(run, states), m.get('slurm', {}).get('job')
     if number in states:
         slurm('scancel', str(number))
-        if states[number] == 'PENDING' and m['status'] in ('queued', 'preempted'): run.update(status='interrupted', error='cancelled while it waited')
+        if states[number] == 'PENDING' and m.get('status') in ('queued', 'preempted'): run.update(status='interrupted', error='cancelled while it waited')
         print(f'job {number} of {run.path} is cancelled')
     elif state != 'running': raise InputError(f"{run.path} does not run: it is {state}")
-    elif m['host'] != socket.gethostname(): raise InputError(f"{run.path} runs on {m['host']}; cancel it there")
-    else:
-        os.kill(m['pid'], signal.SIGINT)
-        print(f"{run.path}: process {m['pid']} is asked to stop")
+    elif m.get('host') != socket.gethostname(): raise InputError(f"{run.path} runs on {m.get('host', 'another machine')}; cancel it there")
+    else: print(f"{run.path}: process {interrupt(run)} is asked to stop")
     return 0
-
 
 # %% ../nbs/70_cli.ipynb #4a9b4f53
 def _check(name, needed, probe, remedy):

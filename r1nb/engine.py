@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 
-from .runs import Preempted, rank
+from .runs import Preempted, check_not_removed, rank
 from .settings import InputError, did_you_mean
 
 # %% ../nbs/50_engine.ipynb #925211bb
@@ -420,6 +420,7 @@ def run_cell(recorder: Recorder, shell, signals: Signals, cell, index: int) -> B
 def write_atomically(handler, text: str, path: str):
     "`papermill.iorw.LocalHandler.write` through a temporary file in the same folder."
     target = Path(os.path.realpath(os.path.join(handler._cwd or '', path)))
+    check_not_removed(target)
     if not target.parent.is_dir(): raise FileNotFoundError(f"{target}: there is no folder {target.parent}")
     special = target.exists() and not target.is_file()                       # /dev/null, /dev/stdout
     part = target if special else target.with_name(f'.{target.name}.{os.getpid()}.part')

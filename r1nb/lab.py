@@ -68,10 +68,11 @@ _children = []                                                          # kept, 
 
 def launcher(run: Run) -> int | None:
     "The number of the process that `submit` has started for `run`, if it runs (on this machine)."
-    try: note = json.loads((run/'logs'/'submitted.json').read_text())
-    except (OSError, ValueError): return None
-    alive = note['host'] == process_mark()['host'] and note['process_start'] is not None and _process_start(note['pid']) == note['process_start']
-    return note['pid'] if alive else None
+    try:
+        note = json.loads((run/'logs'/'submitted.json').read_text())
+        host, pid, start = (note[k] for k in ('host', 'pid', 'process_start'))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError): return None              # damaged
+    return pid if host == process_mark()['host'] and start is not None and _process_start(pid) == start else None
 
 def start_apart(job: Job, run: Run) -> int:
     "Run `job` in a process of its own session, which does not end with this one and does not hear its interrupts. Returns its number."

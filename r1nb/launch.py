@@ -6,20 +6,20 @@
 __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'PARAMETERS', 'ALLOCATORS', 'ACCELERATORS',
            'DISTRIBUTED', 'SAMPLING', 'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'check_stage',
            'open_job', 'default_run_dir', 'Job', 'run_folder', 'prepare', 'execute_job', 'stage_of', 'notebook_job',
-           'listeners', 'join_ranks', 'leave_ranks', 'allocator', 'job_environment', 'adopt_environment', 'run_process',
-           'accelerator_file', 'driver_gpus', 'count_gpus', 'suited', 'ranks_of', 'free_port', 'job_command',
-           'start_job', 'blame', 'settle', 'accelerate_main', 'Pipeline', 'load_pipeline', 'stand_in', 'check_pipeline',
-           'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report', 'guarded', 'main',
-           'script']
+           'listeners', 'run_here', 'join_ranks', 'leave_ranks', 'allocator', 'job_environment', 'adopt_environment',
+           'run_process', 'accelerator_file', 'driver_gpus', 'count_gpus', 'suited', 'ranks_of', 'free_port',
+           'job_command', 'start_job', 'blame', 'settle', 'accelerate_main', 'Pipeline', 'load_pipeline', 'stand_in',
+           'check_pipeline', 'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report',
+           'guarded', 'main', 'script']
 
 # %% ../nbs/51_launch.ipynb #a0dfc5ec
-import ast, importlib, json, os, re, shutil, signal, socket, subprocess, sys, threading, time, traceback
+import ast, errno, importlib, json, os, re, shutil, signal, socket, subprocess, sys, threading, time, traceback
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .recipes import find_recipe, parse_overrides, read_recipe
-from .runs import Preempted, Run, batch_job, fingerprint, now, open_run, process_mark, rank, running, shared, under_deepspeed, wait_for_everyone, world_size, write_text
+from .runs import Preempted, Run, batch_job, claim, fingerprint, now, open_run, process_mark, rank, running, shared, under_deepspeed, wait_for_everyone, was_removed, world_size, write_text
 from .settings import InputError, did_you_mean, hub_reachable, settings
 
 # %% ../nbs/51_launch.ipynb #d80db11c
@@ -55,17 +55,19 @@ def check_stage(stage: str, configuration: tuple, notebook: str | Path | None = 
         if notebook is None or Path(notebook).resolve() == job_notebook(stage).resolve(): raise
         print(f'r1nb: {e}\n  going on, because {notebook} may see to that', file=sys.stderr)
 
-def open_job(stage: str, config=None, overrides: dict | None = None, run_dir: str | Path | None = None, force: bool = False, notebook: str | Path | None = None) -> tuple[tuple, Run, dict]:
+def open_job(stage: str, config=None, overrides: dict | None = None, run_dir: str | Path | None = None, force: bool = False, notebook: str | Path | None = None,
+             keep: bool = False) -> tuple[tuple, Run, dict]:
     """`(configuration, run, written)` of a job: the recipe checked, the run folder made or reopened.
 
-    `config` is a recipe's path (`pipeline.yaml#stage` picks one stage), a mapping or None; `notebook`, what is about to run. Raises `InputError` before anything is written."""
+    `config` is a recipe's path (`pipeline.yaml#stage` picks one stage), a mapping or None; `notebook`, what is about to run.
+    With `keep` this process has the run from now on, see `claim` in runs. Raises `InputError` before anything is written."""
     module = stage_module(stage)
     overrides = dict(overrides or {})
     run_dir = overrides.pop('output_dir', None) or run_dir or default_run_dir(stage, config)
     configuration, written = module.configure(config, overrides)
     check_stage(stage, configuration, notebook)
     inputs = local_inputs(written)
-    run = open_run(run_dir, stage, written, inputs=inputs, seed=written.get('seed', 0), force=force,
+    run = open_run(run_dir, stage, written, inputs=inputs, seed=written.get('seed', 0), force=force, keep=keep,
                    parents=[p for v in inputs.values() for p in (Path(v).absolute().parent,) if (p/'manifest.json').exists()])
     return configuration, run, written
 
@@ -97,10 +99,10 @@ def run_folder(job: Job) -> Path:
 def prepare(job: Job) -> tuple[str, str, dict]:
     "Open the run of `job`: its folder, its status, the notebook's parameters. Raises `InputError` before anything is written."
     if job.stage == 'notebook':
-        run = open_run(run_folder(job), 'notebook', {'notebook': job.notebook, **job.parameters}, force=job.force)
+        run = open_run(run_folder(job), 'notebook', {'notebook': job.notebook, **job.parameters}, force=job.force, keep=True)
         parameters = job.parameters
     else:
-        _, run, _ = open_job(job.stage, job.config, job.overrides, job.run_dir, job.force, job.notebook)
+        _, run, _ = open_job(job.stage, job.config, job.overrides, job.run_dir, job.force, job.notebook, keep=True)
         overrides = {k: v for k, v in job.overrides.items() if k != 'output_dir'}
         parameters = {**job.parameters, 'config': job.config, 'overrides': overrides, 'run_dir': str(run.path)}
     if run.status == 'completed': return str(run.path), 'completed', parameters
@@ -133,7 +135,6 @@ def execute_job(job: Job) -> int:
     _ended(run, 'completed', OK, record)
     leave_ranks()
     return OK
-
 
 # %% ../nbs/51_launch.ipynb #e39645e9
 PARAMETERS = ('config', 'overrides', 'run_dir')          # of every job notebook
@@ -192,6 +193,23 @@ def listeners(run: Run):
             for file in (f for pair in files.values() for f in pair if isinstance(f, Lines)):
                 with suppress(OSError, ValueError): file.close()           # a terminal that is gone
 
+
+# %% ../nbs/51_launch.ipynb #d75699ae
+def run_here(job: Job) -> int:
+    """`execute_job`. Where that cannot write, the manifest says *failed* if it can be written, and the error names a file or the run's folder.
+
+    Raises `OSError`."""
+    run = Run(run_folder(job))
+    try: return execute_job(job)
+    except BrokenPipeError: raise
+    except OSError as e:
+        if was_removed(run.path):
+            raise FileNotFoundError(errno.ENOENT, 'the run folder was removed while its job ran', str(run.path)) from None
+        if not rank() and not run.damage and run.mine and run.manifest.get('status') == 'running':
+            with suppress(OSError): run.update(status='failed', error=f'{type(e).__name__}: {e}', ended=now())
+        if e.filename is None and e.errno:
+            raise OSError(e.errno, e.strerror, str(run.path)) from e
+        raise
 
 # %% ../nbs/51_launch.ipynb #c75be97b
 def join_ranks(in_step: bool = True) -> None:
@@ -327,11 +345,10 @@ def job_command(job: Job) -> list[str]:
 def start_job(job: Job) -> int:
     "Run `job` in a process of its own, or in one for each rank; returns its exit code. A job that a signal killed outright is noted as such."
     code = run_process(job_command(job), {**job_environment(), 'R1NB_RUN_DIR': str(run_folder(job))})
-    settle(Run(run_folder(job)), code)
+    with suppress(InputError): settle(Run(run_folder(job)), code)           # a damaged manifest: the job has said so
     if code > 128 and code not in (INTERRUPTED, TERMINATED): print(f"r1nb: the job's process was killed by signal {code - 128}"
         + (' (out of memory?)' if code == 128 + signal.SIGKILL else ''), file=sys.stderr)
     return code
-
 
 # %% ../nbs/51_launch.ipynb #fc9463e2
 def blame(notes: dict[int, dict], exits: dict[int, int]) -> tuple[str, int, str]:
@@ -459,6 +476,7 @@ def run_pipeline(pipeline: Pipeline, report: bool = True) -> int:
     if code := run_process([sys.executable, '-m', 'r1nb.launch', 'check', json.dumps({'jobs': {k: asdict(j) for k, j in pipeline.jobs.items()},
                             'name': pipeline.name, 'path': str(pipeline.path), 'minutes': pipeline.minutes})], job_environment()): return code
     run = Run(pipeline.path)
+    claim(run)
     run.update(stage='pipeline', name=pipeline.name, status='running', started=now(), **process_mark())
     spent, begin = {}, time.time()
     for i, (name, job) in enumerate(pipeline.jobs.items(), 1):
@@ -517,7 +535,7 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = {k: Job(**j) for k, j in plan['jobs'].items()}
         return guarded(lambda: check_pipeline(Pipeline(plan['name'], Path(plan['path']), jobs, plan['minutes'])) or OK, any(j.debug for j in jobs.values()))
     job = Job(**json.loads(text))
-    return guarded(lambda: execute_job(job), job.debug)
+    return guarded(lambda: run_here(job), job.debug)
 
 def script(stage: str) -> int:
     "What `scripts/<stage>.py` does: run the stage's job notebook in this process, as the rank that `accelerate launch` (or python alone) made it."
@@ -532,9 +550,8 @@ def script(stage: str) -> int:
         words = parse_overrides(arguments)
         own = {k: words.pop(k, None) for k in ('config', 'run_dir', 'force', 'debug')}
         adopt_environment()
-        return execute_job(Job(stage, config=own['config'], run_dir=own['run_dir'], overrides=words, force=own['force'] == 'true', debug=own['debug'] == 'true'))
+        return run_here(Job(stage, config=own['config'], run_dir=own['run_dir'], overrides=words, force=own['force'] == 'true', debug=own['debug'] == 'true'))
     return guarded(action, '--debug' in arguments)
-
 
 # %% ../nbs/51_launch.ipynb #88624b39
 if __name__ == '__main__': sys.exit(main())

@@ -23,11 +23,15 @@ def config_table(*configs, written: dict | None = None):
             if k not in ('output_dir', 'logging_dir', 'run_name')]
     return pd.DataFrame(rows, columns=['config', 'key', 'value', 'from'])
 
+def _printable(value) -> str:
+    "`value` on one line of a terminal: what would move its cursor or cannot be printed is written as an escape."
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+
 def text_table(rows: list[dict] | list, columns: list[str] | None = None) -> str:
     "Rows as aligned text for a terminal."
     if not rows: return ''
     columns = columns or list(rows[0])
-    cells = [columns] + [[str(r.get(c, '')) for c in columns] for r in rows]
+    cells = [columns] + [[_printable(r.get(c, '')) for c in columns] for r in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in cells]
     return '\n'.join([lines[0], '  '.join('-' * w for w in widths), *lines[1:]])

@@ -66,8 +66,15 @@ def _convert(key: str, text: str, base: Path, where: str):
     if key == 'offline' and text not in ('auto', 'yes', 'no'):
         raise InputError(f"{where}: offline = {text!r}; valid: auto, yes, no")
     if kind is str: return text
+    return _path(key, text, base, where)
+
+def _path(key: str, text: str, base: Path, where: str) -> Path | None:
+    "`text` as a path relative to `base`; None, which stands for the default, if it is empty. Raises `InputError`."
     if not text: return None
-    return (base / Path(text).expanduser()).absolute()
+    if text[0] in '"\'#;':
+        raise InputError(f"{where}: {key} = {text}: a path stands there as it is, without quotes or a comment behind it")
+    try: return (base / Path(text).expanduser()).absolute()
+    except RuntimeError: raise InputError(f"{where}: {key} = {text}: there is no such home folder") from None
 
 # %% ../nbs/00_settings.ipynb #79863e68
 def find_settings(start: Path | None = None) -> Path | None:
@@ -98,10 +105,12 @@ def load_settings(path: str | Path | None = None) -> Settings:
                     raise InputError(f"{file}: unknown key '{key}' in [{section}]; {did_you_mean(key, SECTIONS[section])}")
                 values[key] = _convert(key, text.strip(), base, str(file))
     for key in sum(SECTIONS.values(), []):
-        if (text := os.environ.get(f'R1NB_{key.upper()}')) is not None:
+        text = os.environ.get(f'R1NB_{key.upper()}')
+        if text is not None and (text.strip() or key not in ('runs', 'cache')):
             values[key] = _convert(key, text.strip(), Path.cwd(), f'environment R1NB_{key.upper()}')
-    values.setdefault('runs', (base / 'runs'))
-    values.setdefault('cache', Path('~/.cache/r1nb').expanduser())
+    values['runs'] = values.get('runs') or (base / 'runs').absolute()
+    values['cache'] = values.get('cache') or Path('~/.cache/r1nb').expanduser()
+
     return Settings(**values, source=file)
 
 # %% ../nbs/00_settings.ipynb #609fbbb9
