@@ -510,6 +510,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'r1nb.recipes.type_name': ('recipes.html#type_name', 'r1nb/recipes.py')},
             'r1nb.report': { 'r1nb.report._printable': ('report.html#_printable', 'r1nb/report.py'),
                              'r1nb.report.accuracy_plot': ('report.html#accuracy_plot', 'r1nb/report.py'),
+                             'r1nb.report.as_written': ('report.html#as_written', 'r1nb/report.py'),
                              'r1nb.report.browse': ('report.html#browse', 'r1nb/report.py'),
                              'r1nb.report.browse_rewards': ('report.html#browse_rewards', 'r1nb/report.py'),
                              'r1nb.report.config_table': ('report.html#config_table', 'r1nb/report.py'),
