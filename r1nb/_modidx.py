@@ -532,6 +532,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'r1nb.rewards._configured': ('rewards.html#_configured', 'r1nb/rewards.py'),
                               'r1nb.rewards._find_reward': ('rewards.html#_find_reward', 'r1nb/rewards.py'),
                               'r1nb.rewards._groups': ('rewards.html#_groups', 'r1nb/rewards.py'),
+                              'r1nb.rewards._in_order': ('rewards.html#_in_order', 'r1nb/rewards.py'),
                               'r1nb.rewards._info': ('rewards.html#_info', 'r1nb/rewards.py'),
                               'r1nb.rewards._matches': ('rewards.html#_matches', 'r1nb/rewards.py'),
                               'r1nb.rewards._rows': ('rewards.html#_rows', 'r1nb/rewards.py'),

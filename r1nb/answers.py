@@ -32,7 +32,7 @@ def last_boxed(text: str) -> str | None:
     return found
 
 # %% ../nbs/05_answers.ipynb #989c7c8d
-_GSM8K = re.compile(r'^####[ \t]*((?:\\?\$)?[-+]?\.?\d[\d,]*(?:\.\d+)?(?:[ \t]?\\?%)?)[ \t]*\.?[ \t]*$', re.M)
+_GSM8K = re.compile(r'^####[ \t]*((?:\\?\$)?[-+]?\.?\d[\d,]*(?:\.\d+)?(?:[ \t]?\\?%)?)[ \t]*+(?:\.[ \t]*+)?$', re.M)
 
 def after_thought(text: str | None) -> str:
     "What follows the last `</think>` of a completion, all of one that does not think; `''` for a thought that was never closed."
@@ -242,7 +242,7 @@ def gold_answer(gold) -> str | None:
     text = str(gold)
     text = (extract_answer(text) if re.search(r'\\boxed|\\fbox|</answer>|####', text) else text) or ''
     text = text.strip()
-    return text if clean(text) and len(text) <= MAX_LENGTH and balanced(text) else None
+    return text if len(text) <= MAX_LENGTH and clean(text) and balanced(text) else None
 
 def _cheap(gold: str, answer: str) -> bool | None:
     "The rungs without a worker."

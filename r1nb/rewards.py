@@ -204,11 +204,21 @@ def binary_code_reward(completions: list, verification_info: list, threshold: fl
     "1.0 where more than `threshold` of the test cases pass, else 0.0."
     return [float(share > threshold) for share in code_reward(completions, verification_info, **kwargs)]
 
+def _in_order(text: str, marks: tuple[str, ...]) -> bool:
+    "Whether `text` begins with the first of `marks`, ends with the last, and has the others in between, in order."
+    first, *between, last = marks
+    at, end = len(first), len(text) - len(last)
+    if not text.startswith(first) or not text.endswith(last): return False
+    for mark in between:                       # the earliest place leaves the most room for the rest
+        if (at := text.find(mark, at, end)) < 0: return False
+        at += len(mark)
+    return at <= end
+
 @register_reward('code_format', language='code_language')
 def code_format_reward(completions: list, prompts: list | None = None, language: str = 'python', **kwargs) -> list[float]:
     "1.0 for `<think>…</think><answer>…</answer>` with line breaks at the tags and a block of `language` in the answer, else 0.0."
-    form = re.compile(rf'<think>\n.*?\n</think>\n<answer>\n.*?```{re.escape(language)}.*?```.*?\n</answer>', re.S)
-    return [float(bool(form.fullmatch(t))) for t in completion_texts(completions, prompts)]
+    marks = ('<think>\n', '\n</think>\n<answer>\n', f'```{language}', '```', '\n</answer>')
+    return [float(_in_order(t, marks)) for t in completion_texts(completions, prompts)]
 
 # %% ../nbs/30_rewards.ipynb #d895b032
 def _rows(columns: dict, size: int) -> list[dict]:
