@@ -22,7 +22,7 @@ import numpy as np
 
 from .benchmarks import find_benchmark, name_some, read_benchmark, unreadable_references, verification_of, verify_completions
 from .judges import read_cases
-from .models import ModelChoice, load_tokenizer, resolve_model
+from .models import ModelChoice, check_tokenizer, load_tokenizer
 from .overlap import NgramIndex, near_duplicates, signatures
 from .problems import COLUMNS, data_file, digest, is_local, iter_rows, mended, message_text, missing, normalise, parquet_batches, problem_id, read_messages, split_of
 from .publish import PublishConfig, check_publish, publish
@@ -434,7 +434,7 @@ def configure(config=None, overrides=None):
 def check(cfg: CurateConfig, publishing: PublishConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     if not cfg.dataset_name: raise InputError("dataset_name: which traces? Name a generate run's dataset folder, a file or a Hub id")
-    resolve_model(cfg.model_name_or_path)
+    check_tokenizer(cfg.model_name_or_path)
     check_publish(publishing)
     for name in cfg.dataset_name:
         first = {t['problem_id']: t for t in itertools.islice(source_traces(name, cfg), 1000 if 'correct' in cfg.steps else 1)}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .benchmarks import find_benchmark, judge, name_some, read_benchmark, reported, unreadable_references
-from .models import ModelChoice, load_tokenizer, prefilled, resolve_model
+from .models import ModelChoice, check_model, load_tokenizer, prefilled, resolve_model
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, earlier_turns, load_problems, to_messages
 from .recipes import load_config, typed
 from .runs import Run, atomic_path, config_difference, plain, rank, shared, write_text
@@ -198,7 +198,7 @@ def compared_models(cfg: EvaluateConfig, model: ModelChoice) -> dict[str, str]:
 def check(cfg: EvaluateConfig, problems: ProblemsConfig, model: ModelChoice, sampling: SamplingConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     for name in compared_models(cfg, model).values():
-        if sampling.backend not in ('server', 'replay'): resolve_model(name)
+        if sampling.backend not in ('server', 'replay'): check_model(replace(model, model_name_or_path=name))
     tasks = leave_out_unreadable(load_tasks(cfg, problems, sampling))
     if cfg.tasks:
         for name in compared_models(cfg, model).values(): preflight(replace(model, model_name_or_path=name), tasks)

@@ -35,7 +35,7 @@ import torch
 with vllm_left_out(): from trl import GRPOConfig as TRLGRPOConfig, GRPOTrainer
 
 from .benchmarks import name_some, unreadable_references
-from .models import ModelChoice, has_plain_attention, load_model, load_tokenizer, prefilled, resolve_model
+from .models import ModelChoice, check_model, has_plain_attention, load_model, load_tokenizer, prefilled
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, earlier_turns, load_problems, to_messages
 from .recipes import load_config
 from .rewards import RewardOptions, get_reward_funcs
@@ -161,7 +161,7 @@ def check_references(rows, args: GRPOConfig) -> None:
 
 def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
-    resolve_model(model.model_name_or_path)
+    check_model(model)
     check_adapter(model)
     get_reward_funcs(args)
     check_references(load_problems(problems), args)

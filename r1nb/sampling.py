@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Callable
 
-from .models import ModelChoice, has_plain_attention, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
+from .models import ModelChoice, check_finite, has_plain_attention, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
 from .runs import append_jsonl, rank, read_log, world_size
 from .settings import InputError, did_you_mean
 
@@ -140,7 +140,7 @@ class TransformersSampler:
     def __init__(self, choice: ModelChoice, cfg: SamplingConfig):
         self.cfg, self.tokenizer = cfg, load_tokenizer(choice)
         with unsharded(): model = load_model(choice, self.tokenizer).eval()
-        self.model, self.stop = on_this_gpu(model), sorted({self.tokenizer.eos_token_id, *end_tokens(choice)})
+        self.model, self.stop = check_finite(on_this_gpu(model), choice) if 'LOCAL_RANK' in os.environ else model, sorted({self.tokenizer.eos_token_id, *end_tokens(choice)})
 
     def __call__(self, prompts: list[list[dict]], n: int, seed: int) -> list[list[Completion]]:
         "`n` completions for each of `prompts` (chat messages)."
