@@ -722,6 +722,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'r1nb.sft.as_pair': ('sft.html#as_pair', 'r1nb/sft.py'),
                           'r1nb.sft.check': ('sft.html#check', 'r1nb/sft.py'),
                           'r1nb.sft.check_adapter': ('sft.html#check_adapter', 'r1nb/sft.py'),
+                          'r1nb.sft.check_schedule': ('sft.html#check_schedule', 'r1nb/sft.py'),
                           'r1nb.sft.check_weights': ('sft.html#check_weights', 'r1nb/sft.py'),
                           'r1nb.sft.checkpoints': ('sft.html#checkpoints', 'r1nb/sft.py'),
                           'r1nb.sft.configure': ('sft.html#configure', 'r1nb/sft.py'),

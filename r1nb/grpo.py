@@ -42,7 +42,7 @@ from .rewards import RewardOptions, get_reward_funcs
 from .runs import Run
 from .sampling import draw_tokens
 from .settings import InputError
-from .sft import TrainingDefaults, check_adapter, lora, score_completions_only, train, tree_of
+from .sft import TrainingDefaults, check_adapter, check_schedule, lora, score_completions_only, train, tree_of
 
 # %% ../nbs/32_grpo.ipynb #d68342b2
 @dataclass
@@ -163,6 +163,7 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     "Raise `InputError` for what cannot work, before anything is written."
     check_model(model)
     check_adapter(model)
+    check_schedule(args)
     get_reward_funcs(args)
     check_references(load_problems(problems), args)
 

@@ -270,6 +270,7 @@ CHOICES = {
     'GRPOConfig.vllm_model_impl': ('vllm', 'transformers'),
     'GRPOConfig.vllm_importance_sampling_mode': (
         'token_truncate', 'token_mask', 'sequence_truncate', 'sequence_mask'),
+    'pad_to_multiple_of': ('auto',),                                       # or a number
     'include_num_input_tokens_seen': ('no', 'all', 'non_padding'),
     'report_to': (
         'none', 'all', 'azure_ml', 'clearml', 'codecarbon', 'comet_ml', 'dagshub', 'dvclive', 'flyte', 'kubeflow',

@@ -9,7 +9,7 @@ __all__ = ['SamplingConfig', 'Completion', 'logit_filters', 'read_prompts', 'dra
            'drawn_in_batches', 'drawn_one_by_one', 'stream_samples']
 
 # %% ../nbs/06_sampling.ipynb #1d41a8a3
-import hashlib, itertools, os, sys, threading, time
+import hashlib, itertools, math, os, sys, threading, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -48,7 +48,8 @@ class SamplingConfig:
         if self.backend not in backends: raise InputError(f"backend: '{self.backend}'; {did_you_mean(self.backend, backends)}")
         for name in ('num_generations', 'max_new_tokens', 'batch_size', 'client_replicas'):
             if getattr(self, name) < 1: raise InputError(f"{name}: {getattr(self, name)} is not positive")
-        if self.temperature < 0: raise InputError(f"temperature: {self.temperature} is negative")
+        if not 0 <= self.temperature < math.inf: raise InputError(f"temperature: {self.temperature} is not a number that is 0 (greedy) or more")
+        if self.top_k < 0: raise InputError(f"top_k: {self.top_k} is negative; 0 keeps all")
         if self.base_url and self.backend == 'auto': self.backend = 'server'
         if self.replay and self.backend == 'auto': self.backend = 'replay'
         if self.backend == 'replay' and not self.replay: raise InputError("backend 'replay': replay is needed, a file of samples or a run's folder")

@@ -8,7 +8,7 @@ __all__ = ['WATCHED', 'ADVICE', 'SEAL', 'LONGEST_TREE', 'LONGEST_SHARED', 'CLASS
            'Progress', 'NotebookBar', 'Diverged', 'FiniteMetrics', 'check_weights', 'seal_checkpoint', 'is_complete',
            'checkpoints', 'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'score_completions_only', 'Tree',
            'tree_of', 'share_beginning', 'needs_master', 'train', 'save_trained', 'is_sharded', 'check_adapter', 'lora',
-           'configure', 'check', 'run_sft']
+           'configure', 'check_schedule', 'check', 'run_sft']
 
 # %% ../nbs/20_sft.ipynb #d38ba7fc
 import copy, json, math, os, shutil, signal, threading, time
@@ -388,10 +388,23 @@ def configure(config=None, overrides=None):
     "`((traces, model, training), written)` from a recipe and overrides."
     return load_config(CLASSES, config, overrides, ALIASES)
 
+def check_schedule(args) -> None:
+    "Raise `InputError` if the scheduler cannot be made with `lr_scheduler_kwargs`."
+    from transformers import get_scheduler
+    name, options = getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
+    if name in ('reduce_lr_on_plateau', 'greedy'): return                # which ask for an evaluation, as transformers has checked
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
+    try:
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=10, scheduler_specific_kwargs=dict(options))
+        optimizer.step()
+        scheduler.step()
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as e: raise InputError(f"lr_scheduler_kwargs: {options} does not fit lr_scheduler_type {name}: {e}") from None
+
 def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     check_model(model)
     check_adapter(model)
+    check_schedule(args)
     load_traces(traces)
 
 def run_sft(run: Run, traces: TracesConfig, model: ModelChoice, args: SFTConfig, callbacks=()) -> dict:
