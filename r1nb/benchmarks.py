@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MATH_SYSTEM_PROMPT', 'BENCHMARKS', 'CHOICE_PROMPT', 'PRELUDE', 'PROGRAM_LIMITS', 'Benchmark', 'find_benchmark',
            'choice_row', 'read_tests', 'code_row', 'contents_of', 'benchmark_row', 'read_benchmark', 'extract_choice',
-           'extract_program', 'judge', 'gym_scores', 'verification_of', 'verify_completions', 'reported']
+           'extract_program', 'judge', 'gym_scores', 'verification_of', 'verify_completions', 'reported',
+           'unreadable_references', 'name_some']
 
 # %% ../nbs/08_benchmarks.ipynb #1c55c8a0
 import base64, io, json, pickle, random, re, zlib
@@ -246,3 +247,20 @@ def reported(model: str | None = None, benchmark: str | None = None):
     table = pd.read_csv(Path(__file__).parent/'data'/'reported.csv') if '__file__' in globals() else pd.read_csv(Path('..')/'r1nb'/'data'/'reported.csv')
     if model is not None: table = table[table.model.str.casefold() == Path(str(model)).name.casefold()]
     return table if benchmark is None else table[table.benchmark == benchmark]
+
+# %% ../nbs/08_benchmarks.ipynb #a8c5aa1a
+@lru_cache(8)
+def _readable(answers: tuple) -> tuple[bool, ...]:
+    return tuple(v is not None for v in verify_answers(['\\boxed{%s}' % a for a in answers], list(answers)))
+
+def unreadable_references(rows: list[dict]) -> list[dict]:
+    "Those of the problems `rows` (with `answer` and `verification`) that need a reference answer and have one that nothing can be made of."
+    kinds = [verification_of(r.get('verification')) for r in rows]
+    need = [r for r, k in zip(rows, kinds) if not k.get('reasoning_gym') and not k.get('verification_info')]
+    answers = tuple(dict.fromkeys(r['answer'] for r in need))
+    known = dict(zip(answers, _readable(answers)))
+    return [r for r in need if not known[r['answer']]]
+
+def name_some(rows: list[dict], most: int = 5) -> str:
+    "`id (answer)` of some of the problems `rows`, in words."
+    return ', '.join(f"{r['problem_id']} ({str(r['answer'])[:40]!r})" for r in rows[:most]) + (f' and {len(rows) - most} more' if len(rows) > most else '')

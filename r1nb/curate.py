@@ -11,7 +11,7 @@ __all__ = ['TRACE', 'NAMES', 'CHATS', 'STEPS', 'SCRIPTS', 'SIGNED', 'CLASSES', '
            'arrow_batches', 'jsonl_batches', 'decontaminate_batches']
 
 # %% ../nbs/15_curate.ipynb #a4dca56d
-import json, re, shutil
+import itertools, json, re, shutil, sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,9 +20,9 @@ from typing import Callable
 
 import numpy as np
 
-from .benchmarks import find_benchmark, read_benchmark, verification_of, verify_completions
+from .benchmarks import find_benchmark, name_some, read_benchmark, unreadable_references, verification_of, verify_completions
 from .judges import read_cases
-from .models import ModelChoice, load_tokenizer, resolve_model
+from .models import ModelChoice, check_tokenizer, load_tokenizer
 from .overlap import NgramIndex, near_duplicates, signatures
 from .problems import COLUMNS, data_file, digest, is_local, iter_rows, mended, message_text, missing, normalise, parquet_batches, problem_id, read_messages, split_of
 from .publish import PublishConfig, check_publish, publish
@@ -434,9 +434,13 @@ def configure(config=None, overrides=None):
 def check(cfg: CurateConfig, publishing: PublishConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     if not cfg.dataset_name: raise InputError("dataset_name: which traces? Name a generate run's dataset folder, a file or a Hub id")
-    resolve_model(cfg.model_name_or_path)
+    check_tokenizer(cfg.model_name_or_path)
     check_publish(publishing)
-    for name in cfg.dataset_name: next(source_traces(name, cfg))
+    for name in cfg.dataset_name:
+        first = {t['problem_id']: t for t in itertools.islice(source_traces(name, cfg), 1000 if 'correct' in cfg.steps else 1)}
+        if 'correct' in cfg.steps and (bad := unreadable_references(list(first.values()))):
+            print(f'r1nb: {name}: of the first {len(first)} problems, {len(bad)} have a reference answer that cannot be read, '
+                  f'and the step correct removes their traces: {name_some(bad)}', file=sys.stderr)
     if 'decontaminate' in cfg.steps: ngram_index(tuple(cfg.benchmarks), cfg.ngram_size)
     if 'pass_rate' in cfg.steps and cfg.pass_rates: read_pass_rates(cfg.pass_rates)
 

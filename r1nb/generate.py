@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .distilabel import chat_id, need_distilabel, run_distilabel
-from .models import ModelChoice, load_tokenizer, prefilled, resolve_model, restore_think
+from .models import ModelChoice, check_model, check_tokenizer, load_tokenizer, prefilled, restore_think
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, earlier_turns, fill_template, load_problems, mended, to_messages
 from .publish import PublishConfig, check_publish, publish
 from .recipes import load_config
@@ -111,7 +111,8 @@ def configure(config=None, overrides=None):
 
 def check(problems: ProblemsConfig, model: ModelChoice, sampling: SamplingConfig, teacher: TeacherConfig, publishing: PublishConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
-    if sampling.backend not in ('server', 'replay'): resolve_model(model.model_name_or_path)
+    if teacher.teacher == 'scripted': check_tokenizer(model.model_name_or_path)
+    elif sampling.backend not in ('server', 'replay'): check_model(model)
     check_publish(publishing)
     if teacher.pipeline == 'distilabel':
         need_distilabel()

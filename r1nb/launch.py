@@ -50,7 +50,9 @@ def local_inputs(written: dict) -> dict[str, str]:
 
 def check_stage(stage: str, configuration: tuple, notebook: str | Path | None = None) -> None:
     "Raise `InputError` for what `stage` cannot work with. Of a changed copy of its job notebook only say so: a cell may register the reward that is missing here."
-    try: stage_module(stage).check(*configuration)
+    try:
+        try: stage_module(stage).check(*configuration)
+        except OSError as e: raise InputError(f"{e.strerror or e}{f': {str(e.filename)[:200]}' if e.filename else ''}") from e      # a path that is too long, a file that is not ours
     except InputError as e:
         if notebook is None or Path(notebook).resolve() == job_notebook(stage).resolve(): raise
         print(f'r1nb: {e}\n  going on, because {notebook} may see to that', file=sys.stderr)
@@ -436,7 +438,7 @@ def stand_in(value, folder: Path):
 
 def check_pipeline(pipeline: Pipeline) -> None:
     "Check every stage as far as it does not wait for an earlier one, and that started stages had the same recipe. Raises `InputError`."
-    from r1nb.models import resolve_model
+    from r1nb.models import ModelChoice, check_model, check_tokenizer
     from r1nb.runs import check_writable, config_difference, plain
     check_writable(pipeline.path, need_mib=500)
     for name, job in pipeline.jobs.items():
@@ -449,7 +451,9 @@ def check_pipeline(pipeline: Pipeline) -> None:
         known = stand_in(written, pipeline.path)
         try:
             if EARLIER not in (known['dataset_name'] if isinstance(known.get('dataset_name'), list) else [known.get('dataset_name')]): check_stage(job.stage, module.configure(known)[0], job.notebook)
-            elif 'model_name_or_path' in known: resolve_model(known['model_name_or_path'])
+            elif (model := known.get('model_name_or_path')) is None: continue
+            elif job.stage == 'curate': check_tokenizer(model)                               # which only counts tokens
+            else: check_model(ModelChoice(model, trust_remote_code=bool(known.get('trust_remote_code'))))
         except InputError as e: raise InputError(f"stage '{name}': {e}") from None
 
 # %% ../nbs/51_launch.ipynb #4ed701e3

@@ -6,7 +6,7 @@
 __all__ = ['MAX_NODES', 'LARGEST', 'COUNT', 'AMOUNT', 'NOT_NEGATIVE', 'POSITIVE', 'SHARE', 'SOME', 'PART', 'SEED', 'PORT',
            'RANGES', 'CHOICES', 'REFUSALS', 'OUTPUTS', 'find_recipe', 'WrittenFloat', 'RecipeLoader', 'parse_yaml',
            'read_yaml', 'Misfit', 'type_name', 'is_enum', 'convert', 'Range', 'rule_of', 'check_value', 'merge',
-           'build', 'check_name', 'read_minutes', 'read_recipe', 'read_stage', 'load_config', 'default_of',
+           'typed', 'build', 'check_name', 'read_minutes', 'read_recipe', 'read_stage', 'load_config', 'default_of',
            'changed_fields', 'parse_overrides']
 
 # %% ../nbs/10_recipes.ipynb #4d536b38
@@ -270,6 +270,7 @@ CHOICES = {
     'GRPOConfig.vllm_model_impl': ('vllm', 'transformers'),
     'GRPOConfig.vllm_importance_sampling_mode': (
         'token_truncate', 'token_mask', 'sequence_truncate', 'sequence_mask'),
+    'pad_to_multiple_of': ('auto',),                                       # or a number
     'include_num_input_tokens_seen': ('no', 'all', 'non_padding'),
     'report_to': (
         'none', 'all', 'azure_ml', 'clearml', 'codecarbon', 'comet_ml', 'dagshub', 'dvclive', 'flyte', 'kubeflow',
@@ -312,6 +313,19 @@ def merge(recipe: dict, overrides: dict, aliases: dict[str, str] | None = None) 
 REFUSALS = (ValueError, TypeError, ImportError, AttributeError, LookupError, ArithmeticError, NotImplementedError,
             AssertionError, OSError)                                        # with which TRL's and transformers' classes refuse
 
+def typed(cls, values: dict, where: str = 'recipe') -> dict:
+    "Those of `values` that are fields of `cls`, converted and in their ranges. Raises `InputError` that names the key and what is valid."
+    arguments = {}
+    for key, kind in _types(cls).items():
+        if key not in values: continue
+        try: arguments[key] = convert(values[key], kind)
+        except Misfit as e:
+            shown = repr(values[key])
+            raise InputError(f"{where}: {key}: {shown[:200]}{'…' * (len(shown) > 200)} is no valid value; expected {e}") from None
+        try: check_value(cls, key, arguments[key])
+        except InputError as e: raise InputError(f"{where}: {e}") from None
+    return arguments
+
 def build(classes, values: dict, where: str = 'recipe') -> tuple:
     """One instance of each of `classes` from the flat mapping `values`. Raises `InputError` for an unknown key, a wrong type or a refused value."""
     known = {}
@@ -321,15 +335,7 @@ def build(classes, values: dict, where: str = 'recipe') -> tuple:
         if key not in known: raise InputError(f"{where}: unknown key '{key}'; {did_you_mean(key, known)}")
     instances = []
     for cls in classes:
-        arguments = {}
-        for key, kind in _types(cls).items():
-            if key not in values: continue
-            try: arguments[key] = convert(values[key], kind)
-            except Misfit as e:
-                shown = repr(values[key]) if len(repr(values[key])) < 200 else repr(values[key])[:200] + '…'
-                raise InputError(f"{where}: {key}: {shown} is no valid value; expected {e}") from None
-            try: check_value(cls, key, arguments[key])
-            except InputError as e: raise InputError(f"{where}: {e}") from None
+        arguments = typed(cls, values, where)
         try: instances.append(cls(**arguments))
         except InputError as e: raise InputError(f"{where}: {e}") from None
         except REFUSALS as e: raise InputError(f"{where}: {cls.__name__}: {' '.join(str(e).split())}") from e

@@ -9,7 +9,7 @@ __all__ = ['SamplingConfig', 'Completion', 'logit_filters', 'read_prompts', 'dra
            'drawn_in_batches', 'drawn_one_by_one', 'stream_samples']
 
 # %% ../nbs/06_sampling.ipynb #1d41a8a3
-import hashlib, itertools, os, sys, threading, time
+import hashlib, itertools, math, os, sys, threading, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Callable
 
-from .models import ModelChoice, has_plain_attention, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
+from .models import ModelChoice, check_finite, has_plain_attention, load_model, load_tokenizer, on_this_gpu, resolve_model, unsharded
 from .runs import append_jsonl, rank, read_log, world_size
 from .settings import InputError, did_you_mean
 
@@ -48,7 +48,8 @@ class SamplingConfig:
         if self.backend not in backends: raise InputError(f"backend: '{self.backend}'; {did_you_mean(self.backend, backends)}")
         for name in ('num_generations', 'max_new_tokens', 'batch_size', 'client_replicas'):
             if getattr(self, name) < 1: raise InputError(f"{name}: {getattr(self, name)} is not positive")
-        if self.temperature < 0: raise InputError(f"temperature: {self.temperature} is negative")
+        if not 0 <= self.temperature < math.inf: raise InputError(f"temperature: {self.temperature} is not a number that is 0 (greedy) or more")
+        if self.top_k < 0: raise InputError(f"top_k: {self.top_k} is negative; 0 keeps all")
         if self.base_url and self.backend == 'auto': self.backend = 'server'
         if self.replay and self.backend == 'auto': self.backend = 'replay'
         if self.backend == 'replay' and not self.replay: raise InputError("backend 'replay': replay is needed, a file of samples or a run's folder")
@@ -140,7 +141,7 @@ class TransformersSampler:
     def __init__(self, choice: ModelChoice, cfg: SamplingConfig):
         self.cfg, self.tokenizer = cfg, load_tokenizer(choice)
         with unsharded(): model = load_model(choice, self.tokenizer).eval()
-        self.model, self.stop = on_this_gpu(model), sorted({self.tokenizer.eos_token_id, *end_tokens(choice)})
+        self.model, self.stop = check_finite(on_this_gpu(model), choice) if 'LOCAL_RANK' in os.environ else model, sorted({self.tokenizer.eos_token_id, *end_tokens(choice)})
 
     def __call__(self, prompts: list[list[dict]], n: int, seed: int) -> list[list[Completion]]:
         "`n` completions for each of `prompts` (chat messages)."

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['WATCHED', 'ADVICE', 'SEAL', 'LONGEST_TREE', 'LONGEST_SHARED', 'CLASSES', 'ALIASES', 'TracesConfig', 'as_pair',
            'load_traces', 'suit_machine', 'TrainingDefaults', 'SFTConfig', 'MasterAdamW', 'RunLogger', 'watched',
-           'Progress', 'NotebookBar', 'Diverged', 'FiniteMetrics', 'not_finite', 'check_weights', 'seal_checkpoint',
-           'is_complete', 'checkpoints', 'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'score_completions_only',
-           'Tree', 'tree_of', 'share_beginning', 'needs_master', 'train', 'save_trained', 'is_sharded', 'check_adapter',
-           'lora', 'configure', 'check', 'run_sft']
+           'Progress', 'NotebookBar', 'Diverged', 'FiniteMetrics', 'check_weights', 'seal_checkpoint', 'is_complete',
+           'checkpoints', 'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'score_completions_only', 'Tree',
+           'tree_of', 'share_beginning', 'needs_master', 'train', 'save_trained', 'is_sharded', 'check_adapter', 'lora',
+           'configure', 'check_schedule', 'check', 'run_sft']
 
 # %% ../nbs/20_sft.ipynb #d38ba7fc
 import copy, json, math, os, shutil, signal, threading, time
@@ -22,7 +22,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 from trl import SFTConfig as TRLSFTConfig
 
-from .models import ModelChoice, has_plain_attention, load_model, load_tokenizer, resolve_model, save_model
+from .models import ModelChoice, check_model, has_plain_attention, load_model, load_tokenizer, not_finite, save_model
 from .problems import R1_SYSTEM_PROMPT, conversation_id, earlier_turns, is_local, message_text, missing, read_messages, read_rows, split_of, to_messages
 from .recipes import load_config
 from .runs import Preempted, Run, in_kernel, shared, under_deepspeed, wait_for_everyone, write_text
@@ -190,13 +190,6 @@ class FiniteMetrics(TrainerCallback):
             if math.isfinite(float((logs or {}).get(key, 0))): continue
             raise Diverged(f"{key} is {float(logs[key])} at step {state.global_step}, "
                            f"with a learning_rate of {logs.get('learning_rate', args.learning_rate)}; {ADVICE}")
-
-def not_finite(parameters) -> str | None:
-    "The name of the first of the named `parameters` with NaN or infinity in it; of one that is sharded, what this rank holds counts."
-    for name, p in parameters:
-        p = getattr(p, 'ds_tensor', p).detach()                                # ZeRO-3's shard
-        p = p.to_local() if hasattr(p, 'to_local') else p                      # FSDP's
-        if p.numel() and p.is_floating_point() and not torch.linalg.vector_norm(p, math.inf).isfinite(): return name
 
 def check_weights(trainer, step: int) -> None:
     "Raise `Diverged`, on every rank, if a trained weight is not finite on one of them."
@@ -395,10 +388,23 @@ def configure(config=None, overrides=None):
     "`((traces, model, training), written)` from a recipe and overrides."
     return load_config(CLASSES, config, overrides, ALIASES)
 
+def check_schedule(args) -> None:
+    "Raise `InputError` if the scheduler cannot be made with `lr_scheduler_kwargs`."
+    from transformers import get_scheduler
+    name, options = getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
+    if name in ('reduce_lr_on_plateau', 'greedy'): return                # which ask for an evaluation, as transformers has checked
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
+    try:
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=10, scheduler_specific_kwargs=dict(options))
+        optimizer.step()
+        scheduler.step()
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as e: raise InputError(f"lr_scheduler_kwargs: {options} does not fit lr_scheduler_type {name}: {e}") from None
+
 def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
-    resolve_model(model.model_name_or_path)
+    check_model(model)
     check_adapter(model)
+    check_schedule(args)
     load_traces(traces)
 
 def run_sft(run: Run, traces: TracesConfig, model: ModelChoice, args: SFTConfig, callbacks=()) -> dict:

@@ -41,6 +41,9 @@ def rate(words: dict) -> int:
             own[key] = float(own[key])
         except ValueError:
             raise InputError(f"{key}: {own[key]!r} is no number between 0 and 1") from None
+    if not 0 <= own["pass_rate_min"] <= own["pass_rate_max"] <= 1:  # now, and not when all is drawn
+        low, high = own["pass_rate_min"], own["pass_rate_max"]
+        raise InputError(f"pass_rate_min {low} and pass_rate_max {high} must be in order, between 0 and 1")
     first, last = (words.pop(f"dataset_{end}_index", None) for end in ("start", "end"))
     if first is not None or last is not None:
         words["rows"] = f"[{first or 0}, {last or 'null'}]"
