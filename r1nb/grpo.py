@@ -165,6 +165,9 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     check_adapter(model)
     check_schedule(args)
     get_reward_funcs(args)
+    if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
+        raise InputError(f"reward_weights: {len(args.reward_weights)} weights for the {len(args.reward_funcs)} rewards "
+                         f"{', '.join(args.reward_funcs)}")
     check_references(load_problems(problems), args)
 
 def run_grpo(run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, callbacks=()) -> dict:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ADDRESSES', 'PROVIDERS', 'MODES', 'FUNCTIONS', 'CONSTANTS', 'NOTHING', 'EARNED', 'default_task_pool', 'same_output',
-           'Case', 'read_cases', 'local_runs', 'piston_runs', 'router_runs', 'find_provider', 'score_tests',
-           'score_program', 'in_parallel', 'score_programs', 'checked', 'score_codeforces', 'ioi_includes', 'score_ioi',
-           'evaluate_plain', 'check_formula', 'task_worker', 'earned', 'is_earned', 'score_tasks']
+           'read_json', 'callable_program', 'Case', 'read_cases', 'local_runs', 'piston_runs', 'router_runs',
+           'find_provider', 'score_tests', 'score_program', 'in_parallel', 'score_programs', 'checked',
+           'score_codeforces', 'ioi_includes', 'score_ioi', 'evaluate_plain', 'check_formula', 'task_worker', 'earned',
+           'is_earned', 'score_tasks']
 
 # %% ../nbs/07_judges.ipynb #68e61a09
 import ast, json, math, operator, os, secrets, struct, sys, time, urllib.error, urllib.request
@@ -22,31 +23,42 @@ from .settings import InputError, did_you_mean
 
 # %% ../nbs/07_judges.ipynb #0531d46c
 def same_output(expected: str, printed: str, decimals: bool = False) -> bool:
-    "Whether two outputs are the same line by line, white space around lines and empty lines at the end aside; with `decimals` a line of numbers may also be equal in value, `1.0` for `1`."
-    a, b = ([line.strip() for line in str(text).rstrip().splitlines()] for text in (expected, printed))
-    return len(a) == len(b) and all(x == y or decimals and (numbers := _decimals(x)) is not None and numbers == _decimals(y) for x, y in zip(a, b))
+    """Whether two outputs are the same line by line, white space around lines and around all aside.
 
-def _decimals(line: str) -> list[Decimal] | None:
-    "The numbers that `line` consists of, or None if there is anything else."
-    try: return [Decimal(word) for word in line.split()]
-    except InvalidOperation: return None
+    With `decimals` a line of numbers may also be equal in value, `1.0` for `1`."""
+    a, b = ([line.strip() for line in str(text).strip().split('\n')] for text in (expected, printed))
+    if len(a) != len(b): return False
+    return all(x == y or decimals and _same_decimals(x, y) for x, y in zip(a, b))
 
-def _value(x):
-    "`x`, or what it says as JSON."
-    try: return json.loads(x) if isinstance(x, str) else x
-    except ValueError: return x
+def _same_decimals(a: str, b: str) -> bool:
+    "Whether two lines consist of numbers that are equal in value. NaN and infinity are no numbers."
+    try: x, y = ([Decimal(word) for word in line.split()] for line in (a, b))
+    except InvalidOperation: return False
+    return all(d.is_finite() for d in x + y) and x == y
 
+def read_json(text):
+    "What `text` says as JSON; `text` itself if it is no string, or none that JSON can read."
+    try: return json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError): return text
+
+# %% ../nbs/07_judges.ipynb #e701d9e4
 _CALL = """
-
-if True:                                     # what follows the program: call its function, and print what it returns behind a mark
-    import json as _json, sys as _sys
-    _call = _json.loads(_sys.stdin.read())
-    _class = globals().get('Solution')
-    _function = getattr(_class(), _call['name']) if hasattr(_class, _call['name']) else globals()[_call['name']]
-    _returned = _function(*_call['arguments'])
-    print('\\n' + _call['mark'] + _json.dumps(_returned, default=lambda o: sorted(o) if isinstance(o, (set, frozenset)) else str(o)))
+import json, sys, types
+module = sys.modules['solution'] = types.ModuleType('solution')
+exec(compile({source!r}, 'main.py', 'exec'), module.__dict__)
+call = json.loads(sys.stdin.read())
+cls = getattr(module, 'Solution', None)
+function = getattr(cls(), call['name']) if hasattr(cls, call['name']) else getattr(module, call['name'])
+returned = function(*call['arguments'])
+print('\\n' + call['mark'] + json.dumps(
+    returned, default=lambda o: sorted(o) if isinstance(o, (set, frozenset)) else str(o)))
 """
 
+def callable_program(source: str) -> str:
+    "A Python program that reads a call, calls the function in `source`, and prints the result."
+    return _CALL.format(source=source)
+
+# %% ../nbs/07_judges.ipynb #38c79578
 @dataclass(frozen=True)
 class Case:
     "One test: what goes in, and whether what came out is right."
@@ -57,29 +69,50 @@ class Case:
     decimals: bool = False         # printed numbers are compared by value
 
     def passed(self, result: Result) -> bool:
-        "Whether a run that ended as `result` passes."
+        "Whether a run that ended as `result` passes. Nothing that it printed raises."
         if result.status != 'ok': return False
         if not self.mark: return same_output(self.expected, result.stdout, self.decimals)
         _, mark, returned = result.stdout.rpartition('\n' + self.mark)
-        got = _value(returned) if mark else None
-        return bool(mark) and ([got] == self.expected or not self.wrapped and got == self.expected)
+        got = read_json(returned) if mark else None
+        try: same = [got] == self.expected or not self.wrapped and got == self.expected
+        except RecursionError: same = False            # both are nested as deep as JSON can be read
+        return bool(mark) and same
 
-def read_cases(info: dict | str) -> tuple[str, list[Case], str]:
-    "`(language, cases, what to append to the program)` of a `verification_info`. Raises `InputError` where a part is missing or unknown."
-    info = _value(info)
-    if not isinstance(info, dict) or not info.get('test_cases'): raise InputError(f"verification_info: a mapping with 'language' and 'test_cases' is needed, not {str(info)[:80]!r}")
-    language, cases, tail = language_name(info.get('language') or 'python'), [], ''
-    for number, case in enumerate(_value(info['test_cases']), 1):
-        kind = case.get('type') or ('function_call' if case.get('fn_name') else 'stdin_stdout')
-        if missing := [k for k in ('input', 'output') if k not in case]: raise InputError(f"verification_info, test case {number}: no '{missing[0]}'; found {', '.join(case)}")
-        if kind == 'stdin_stdout': cases.append(Case(str(case['input']), str(case['output']), decimals=bool(info.get('decimals'))))
-        elif kind == 'function_call':
-            if language != 'python' or not case.get('fn_name'): raise InputError(f"verification_info, test case {number}: a function_call needs 'fn_name' and the language python")
-            arguments, mark, tail = _value(case['input']), f'r1nb-{secrets.token_hex(8)}:', _CALL
-            cases.append(Case(json.dumps({'name': case['fn_name'], 'arguments': arguments if isinstance(arguments, list) else [arguments], 'mark': mark}), _value(case['output']), mark, bool(case.get('wrapped'))))
-        else: raise InputError(f"verification_info, test case {number}: type '{kind}'; {did_you_mean(kind, ['stdin_stdout', 'function_call'])}")
-    if len({bool(c.mark) for c in cases}) > 1: raise InputError("verification_info: test cases of both types for one program")
-    return language, cases, tail
+# %% ../nbs/07_judges.ipynb #97e24450
+def _read_case(case, language: str, decimals: bool) -> Case:
+    "One test case of a `verification_info`. Raises `InputError` that says what is wrong with it."
+    if not isinstance(case, dict): raise InputError(f"a mapping is needed, not {str(case)[:60]!r}")
+    kind = case.get('type') or ('function_call' if case.get('fn_name') else 'stdin_stdout')
+    if missing := [k for k in ('input', 'output') if k not in case]:
+        raise InputError(f"no '{missing[0]}'; found {', '.join(map(str, case))}")
+    if kind == 'stdin_stdout':
+        return Case(str(case['input']), str(case['output']), decimals=decimals)
+    if kind != 'function_call':
+        raise InputError(f"type '{kind}'; {did_you_mean(str(kind), ['stdin_stdout', 'function_call'])}")
+    if language != 'python' or not case.get('fn_name'):
+        raise InputError("a function_call needs 'fn_name' and the language python")
+    arguments, mark = read_json(case['input']), f'r1nb-{secrets.token_hex(8)}:'
+    arguments = arguments if isinstance(arguments, list) else [arguments]
+    call = json.dumps({'name': str(case['fn_name']), 'arguments': arguments, 'mark': mark}, default=str)
+    return Case(call, read_json(case['output']), mark, bool(case.get('wrapped')))
+
+def read_cases(info: dict | str) -> tuple[str, list[Case]]:
+    """`(language, cases)` of a `verification_info`, a mapping or its JSON.
+
+    Raises `InputError` where a part is missing or unknown, with the number of the test case."""
+    info = read_json(info)
+    cases = read_json(info.get('test_cases')) if isinstance(info, dict) else None
+    if not isinstance(cases, list) or not cases:
+        raise InputError("verification_info: a mapping with 'language' and 'test_cases' (a list) is needed, "
+                         f"not {str(info)[:80]!r}")
+    language, found = language_name(info.get('language') or 'python'), []
+    for number, case in enumerate(cases, 1):
+        try: found.append(_read_case(case, language, bool(info.get('decimals'))))
+        except (InputError, RecursionError) as e:
+            raise InputError(f"verification_info, test case {number}: {e}") from None
+    if len({bool(c.mark) for c in found}) > 1:
+        raise InputError("verification_info: test cases of both types for one program")
+    return language, found
 
 # %% ../nbs/07_judges.ipynb #feb6bb3a
 def local_runs(source: str, language: str, stdins: list[str], limits: Limits):
@@ -160,26 +193,41 @@ def score_tests(passed: int, total: int, mode: str) -> float:
     share, whole = passed / total, float(passed == total)
     return {'pass_fail': whole, 'partial': share, 'weighted_sum': whole + 0.1 * share}[mode]
 
-def score_program(source: str, info: dict | str, mode: str = 'partial', provider: str = 'local', limits: Limits = Limits(), no_code: float = 0.0, no_compile: float = 0.0) -> float:
-    "The score of `source` on the test cases of `info` (a `verification_info`); `no_code` for an empty program, `no_compile` for one that is refused."
-    language, cases, tail = read_cases(info)
-    score_tests(0, 1, mode)                                                   # an unknown mode is an error also where nothing is run
+def _score(source: str, language: str, cases: list[Case], mode: str, provider: str, limits: Limits,
+           no_code: float, no_compile: float) -> float:
+    "The score of `source` on `cases`."
+    score_tests(0, 1, mode)                            # an unknown mode is an error also where nothing is run
     if not source.strip(): return no_code
+    if cases[0].mark: source = callable_program(source)
+    results = find_provider(provider)(source, language, [c.stdin for c in cases], limits)
     passed = 0
-    for case, result in zip(cases, find_provider(provider)(source + tail, language, [c.stdin for c in cases], limits)):
+    for case, result in zip(cases, results):
         if result.status == 'compile': return no_compile
         ok = case.passed(result)
         passed += ok
         if mode == 'pass_fail' and not ok: break
     return score_tests(passed, len(cases), mode)
 
+def score_program(source: str, info: dict | str, mode: str = 'partial', provider: str = 'local', limits: Limits = Limits(), no_code: float = 0.0, no_compile: float = 0.0) -> float:
+    "The score of `source` on the test cases of `info` (a `verification_info`); `no_code` for an empty program, `no_compile` for one that is refused."
+    return _score(source, *read_cases(info), mode, provider, limits, no_code, no_compile)
+
 def in_parallel(score, rows, workers: int) -> list:
     "`score(*row)` for each of `rows`, `workers` at a time, in order."
     with ThreadPoolExecutor(max(1, workers)) as threads: return list(threads.map(lambda row: score(*row), rows))
 
-def score_programs(sources: list[str], infos: list, parallel: int = 2, **options) -> list[float]:
-    "`score_program` for many, `parallel` at a time, in order."
-    return in_parallel(lambda source, info: score_program(source, info, **options), zip(sources, infos, strict=True), parallel)
+def score_programs(sources: list[str], infos: list, parallel: int = 2, mode: str = 'partial', provider: str = 'local',
+                   limits: Limits = Limits(), no_code: float = 0.0, no_compile: float = 0.0) -> list[float]:
+    """`score_program` for many, `parallel` at a time, in order.
+
+    All of `infos` are read before anything runs; `InputError` names the one that cannot be (from 1)."""
+    known = {}
+    for number, info in enumerate(infos, 1):
+        try: known[id(info)] = known.get(id(info)) or read_cases(info)
+        except InputError as e: raise InputError(f"program {number}: {e}") from None
+    def score(source, info):
+        return _score(source, *known[id(info)], mode, provider, limits, no_code, no_compile)
+    return in_parallel(score, zip(sources, infos, strict=True), parallel)
 
 # %% ../nbs/07_judges.ipynb #ae1c461b
 def checked(checker: str, stdin: str, expected: str, printed: str) -> bool:
@@ -195,15 +243,22 @@ def score_codeforces(source: str, problem: dict, language: str = 'cpp', mode: st
     tests = [*(problem.get('official_tests') or []), *(problem.get('generated_tests') or [])]
     if not tests: return None
     if not source: return no_code
-    seconds, files = float(problem.get('time_limit') or 2), problem.get('input_mode') == 'file'
-    limits = Limits(wall_seconds=3 * seconds + 3, cpu_seconds=int(seconds + 0.999), memory_mib=int(problem.get('memory_limit') or 256) + 64)
+    try:
+        seconds, memory = float(problem.get('time_limit') or 2), int(problem.get('memory_limit') or 256)
+        tests = [(str(test['input']), str(test['output'])) for test in tests]
+    except (TypeError, ValueError, KeyError) as e:
+        raise InputError(f"problem {problem.get('id', '')}: tests need 'input' and 'output', limits are numbers "
+                         f"({type(e).__name__}: {e})") from None
+    files = problem.get('input_mode') == 'file'
+    limits = Limits(wall_seconds=3 * seconds + 3, cpu_seconds=int(seconds + 0.999), memory_mib=memory + 64)
     passed = 0
     with Program(source, language, limits) as program:
         if program.failure: return no_compile
         if files: program.language = replace(program.language, run=('sh', '-c', 'cat > input.txt && "$@" > /dev/null && cat output.txt', 'sh', *program.language.run))
-        for test in tests:
-            result, checker = program.run(test['input']), problem.get('generated_checker')
-            right = result.status == 'ok' and (checked(checker, test['input'], test['output'], result.stdout) if checker else same_output(test['output'], result.stdout))
+        checker = problem.get('generated_checker')
+        for stdin, expected in tests:
+            result = program.run(stdin)
+            right = result.status == 'ok' and (checked(checker, stdin, expected, result.stdout) if checker else same_output(expected, result.stdout))
             passed += right
             if mode == 'pass_fail' and not right: break
     return score_tests(passed, len(tests), mode)
@@ -219,8 +274,13 @@ def score_ioi(source: str, subtask: dict) -> dict:
     """Judge `source` (C++) on a row of open-r1/ioi: `id`, `score` (points), `test_names`, `test_cases` (pairs of input and output), `grader_files` (pairs of name and text), `time_limit` s, `memory_limit` bytes.
 
     Returns `score` (0 to 1, the minimum over tests), `weighted_score` (points), `status` (AC, WA, RE, TLE, MLE, CE, SKIPPED) and `tests` (name → status)."""
+    needed = ('id', 'score', 'test_names', 'test_cases', 'time_limit', 'memory_limit')
+    if missing := [k for k in needed if subtask.get(k) is None]:
+        raise InputError(f"IOI subtask {subtask.get('id', '')}: no '{missing[0]}'; found {', '.join(map(str, subtask))}")
     names, cases = list(subtask['test_names']), subtask['test_cases']
     cases = cases if isinstance(cases, dict) else dict(zip(names, cases))
+    if missing := [n for n in names if n not in cases]:
+        raise InputError(f"IOI subtask {subtask['id']}: no test case '{missing[0]}'")
     files = {Path(name).name: text for name, text in subtask.get('grader_files') or [] if text}
     sources = tuple(n for n in files if n.endswith('.cpp') and n not in ('checker.cpp', 'manager.cpp', 'stub.cpp'))
     limits = Limits(wall_seconds=3 * subtask['time_limit'] + 3, cpu_seconds=int(subtask['time_limit'] + 0.999), memory_mib=int(subtask['memory_limit'] / 2**20) + 64)

@@ -10,7 +10,7 @@ __all__ = ['REWARDS', 'TAGS', 'completion_texts', 'register_reward', 'references
            'RewardOptions', 'get_reward_funcs', 'preview_rewards']
 
 # %% ../nbs/30_rewards.ipynb #0407f023
-import importlib, json, math, re
+import importlib, json, math, numbers, re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -18,7 +18,8 @@ from functools import wraps
 from .answers import extract_answer, verify_answers
 from .benchmarks import gym_scores
 from .models import open_think
-from .judges import in_parallel, score_codeforces, score_ioi, score_programs
+from .judges import MODES, PROVIDERS, find_provider, in_parallel, score_codeforces, score_ioi, score_programs
+from .sandbox import LANGUAGES
 from .problems import message_text
 from .settings import InputError, did_you_mean
 
@@ -136,13 +137,15 @@ def len_reward(completions: list, answer: list | None = None, prompts: list | No
                  max_value_correct='cosine_max_value_correct', max_len='cosine_max_len')
 def cosine_scaled_reward(completions: list, answer: list | None = None, prompts: list | None = None, solution: list | None = None, min_value_wrong: float = -1.0,
                          max_value_wrong: float = -0.5, min_value_correct: float = 0.5, max_value_correct: float = 1.0, max_len: int = 1000, **kwargs) -> list[float | None]:
-    """Right: from `max_value_correct` (empty) to `min_value_correct` (`max_len` characters). Wrong: from `min_value_wrong` to `max_value_wrong`.
-
-    `None` where the reference is unparsable."""
+    """Right: from `max_value_correct` (empty) to `min_value_correct` (`max_len` characters and more).
+    Wrong: from `min_value_wrong` to `max_value_wrong`. `None` where the reference is unparsable."""
+    if max_len < 1: raise InputError(f"cosine_max_len: {max_len} is not positive")
     texts, rewards = completion_texts(completions, prompts), []
     for text, right in zip(texts, verify_answers(texts, references(answer, solution))):
         short, long = (max_value_correct, min_value_correct) if right else (min_value_wrong, max_value_wrong)
-        rewards.append(None if right is None else long + 0.5 * (short - long) * (1 + math.cos(math.pi * len(text) / max_len)))
+        share = min(len(text) / max_len, 1.0)
+        value = long + 0.5 * (short - long) * (1 + math.cos(math.pi * share))
+        rewards.append(None if right is None else value)
     return rewards
 
 # %% ../nbs/30_rewards.ipynb #533a79e6
@@ -247,7 +250,7 @@ class RewardOptions:
     "Which rewards, and their options; names and defaults are Open-R1's where it has them."
     reward_funcs: list[str] = field(default_factory=lambda: ['accuracy', 'format'], metadata={'help': "Names of rewards, or 'module:function'"})
     format_form: str = field(default='r1', metadata={'help': "What `format` asks for: r1 (a thought, then the answer), r1_zero (answer in tags), open_r1 (with line breaks)"})
-    cosine_min_value_wrong: float = field(default=0.0, metadata={'help': 'cosine: a wrong answer of length 0'})
+    cosine_min_value_wrong: float = field(default=-1.0, metadata={'help': 'cosine: a wrong answer of length 0'})
     cosine_max_value_wrong: float = field(default=-0.5, metadata={'help': 'cosine: a wrong answer of cosine_max_len'})
     cosine_min_value_correct: float = field(default=0.5, metadata={'help': 'cosine: a right answer of cosine_max_len'})
     cosine_max_value_correct: float = field(default=1.0, metadata={'help': 'cosine: a right answer of length 0'})
@@ -261,6 +264,21 @@ class RewardOptions:
     code_provider: str = field(default='local', metadata={'help': 'code, binary_code: who runs programs: local, piston, e2b, morph'})
     code_eval_scoring_mode: str = field(default='weighted_sum', metadata={'help': 'cf_code: pass_fail, partial or weighted_sum'})
     parallel_code_exec_per_proc: int = field(default=2, metadata={'help': 'Programs that run at once, for each process'})
+
+    def __post_init__(self):
+        valid = {'format_form': _FORMS, 'repetition_language': ('en', 'zh'), 'code_provider': PROVIDERS,
+                 'code_eval_scoring_mode': MODES, 'code_language': LANGUAGES}
+        for key, names in valid.items():
+            value = getattr(self, key)
+            if value not in names: raise InputError(f"{key}: '{value}'; {did_you_mean(str(value), names)}")
+        for key in ('cosine_max_len', 'repetition_n_grams', 'max_completion_len', 'soft_punish_cache', 'parallel_code_exec_per_proc'):
+            if getattr(self, key) < 1: raise InputError(f"{key}: {getattr(self, key)} is not positive")
+        if self.repetition_max_penalty > 0:
+            raise InputError(f"repetition_max_penalty: {self.repetition_max_penalty} is positive; a penalty is 0 or less")
+        if self.soft_punish_cache > self.max_completion_len:
+            raise InputError(f"soft_punish_cache: {self.soft_punish_cache} is more than max_completion_len, {self.max_completion_len}")
+        if not self.reward_funcs: raise InputError("reward_funcs: name at least one reward")
+        if hasattr(super(), '__post_init__'): super().__post_init__()
 
 # %% ../nbs/30_rewards.ipynb #9bbdcf65
 def _with_prefill(func: Callable, prefill: str) -> Callable:
@@ -291,6 +309,18 @@ def _configured(func: Callable, settings: dict) -> Callable:
     def rewarded(*args, **columns): return func(*args, **{**columns, **settings})
     return rewarded
 
+def _checked(func: Callable, name: str) -> Callable:
+    "`func`, whose rewards have to be as many as the completions, each a finite number or `None`."
+    @wraps(func)
+    def rewarded(*args, **columns):
+        rewards, size = list(func(*args, **columns)), len(columns.get('completions', args[0] if args else ()))
+        if len(rewards) != size: raise ValueError(f"reward '{name}': {len(rewards)} values for {size} completions")
+        for i, r in enumerate(rewards):
+            if r is not None and not (isinstance(r, numbers.Real) and math.isfinite(r)):
+                raise ValueError(f"reward '{name}': {r!r} for completion {i}; a finite number or None is needed")
+        return rewards
+    return rewarded
+
 def get_reward_funcs(names, prefill: str = '', options: RewardOptions | None = None) -> list[Callable]:
     r"""The reward functions with these names, in order, ready for `GRPOTrainer(reward_funcs=…)`.
 
@@ -299,9 +329,11 @@ def get_reward_funcs(names, prefill: str = '', options: RewardOptions | None = N
     if isinstance(names, str): raise InputError(f"rewards: a list of names is needed, not '{names}'")
     if hasattr(names, 'reward_funcs'): names, options = names.reward_funcs, names
     options, funcs = options or RewardOptions(), []
+    if {'code', 'binary_code'} & set(names): find_provider(options.code_provider)
     for name in names:
         settings = {argument: getattr(options, key) for argument, key in _OPTIONS.get(name, {}).items() if hasattr(options, key)}
         funcs.append(_configured(_find_reward(name), settings) if settings else _find_reward(name))
+    funcs = [_checked(f, name) for f, name in zip(funcs, names)]
     return [_with_prefill(f, prefill) for f in funcs] if prefill else funcs
 
 # %% ../nbs/30_rewards.ipynb #ea4ac466

@@ -271,10 +271,12 @@ def against_reported(verdicts, score: float, samples: int = 1, same_problems: bo
     within = x.var(1, ddof=1) if n > 1 else np.full(N, mean * (1 - mean))
     v = float(within.sum()) / N**2
     if not v:                                                # all samples of each problem alike: no spread was seen, which does not mean that there is none
-        p = (mean + score) / 2
-        v = p * (1 - p) / N
-    noise = v / n + v / samples if same_problems else 2 * _interval(x.mean(1), 0.0, 1.0)[3]**2
-    se = math.sqrt((noise if noise == noise else 0.0) + 0.001**2 / 12)
+        v = max(p * (1 - p) for p in (score, (mean + score) / 2)) / N
+    noise = v / n + v / samples
+    if not same_problems:                                    # the interval knows what an absent spread does not say
+        e = _estimate(x.mean(1), n)
+        noise = 2 * ((e.high - e.low) / (2 * 1.96))**2
+    se = math.sqrt(noise + 0.001**2 / 12)
     return Reproduction(mean, score, se, (mean - score) / se)
 
 # %% ../nbs/09_statistics.ipynb #473a3920

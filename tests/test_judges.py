@@ -1,0 +1,274 @@
+"""Verdicts about programs and texts: nothing that a program prints or a completion says raises, hangs or passes by its form."""
+
+import json
+import random
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r1nb import answers, benchmarks, models, rewards
+from r1nb.judges import callable_program, read_cases, same_output, score_codeforces, score_program, score_programs
+from r1nb.sandbox import guarantees
+from r1nb.settings import InputError
+
+STDIN = {"language": "python", "decimals": True, "test_cases": [{"type": "stdin_stdout", "input": "", "output": "1"}]}
+CALL = {
+    "language": "python",
+    "test_cases": [{"type": "function_call", "fn_name": "f", "input": "[2]", "output": "[4]", "wrapped": True}],
+}
+PRINTED = {
+    "nesting": "'[' * 100_000",
+    "signalling NaN": "'sNaN'",
+    "NaN": "'NaN'",
+    "a huge exponent": "'1e999999999'",
+    "a tiny exponent": "'1e-999999999'",
+    "a million digits": "'1' * 1_000_000",
+    "infinity": "'Infinity'",
+    "a zero byte": "chr(0)",
+    "half a character": "'\\\\ud800'",
+    "one long line": "'1 ' * 300_000",
+    "many lines": "'1\\n' * 300_000",
+    "nested objects": "'{\"a\":' * 50_000",
+    "other line ends": "chr(0x2028) + chr(0x0b) + chr(0x1c) + '2'",
+    "a terminal's escape": "chr(27) + '[2J'",
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_nothing_printed_raises(name):
+    text = PRINTED[name]
+    assert score_program(f"print({text})", STDIN) == 0.0
+    marked = f"import sys, json\ncall = json.load(sys.stdin)\nprint('\\n' + call['mark'] + {text})"
+    assert score_program(marked, CALL) == 0.0
+    returned = f"def f(n): return {text}"
+    assert score_program(returned, CALL) == 0.0
+    checker = "print(open(__import__('sys').argv[3]).read())"
+    problem = {"official_tests": [{"input": "", "output": "2"}], "generated_checker": checker}
+    assert score_codeforces(f"print({text})", problem, "python", "partial") == 0.0
+
+
+def test_bytes_that_are_no_text_are_a_wrong_answer():
+    assert score_program("import sys; sys.stdout.buffer.write(bytes(range(256)))", STDIN) == 0.0
+    deep = "def f(n):\n    x = []\n    for _ in range(900): x = [x]\n    return x"
+    assert score_program(deep, CALL) == 0.0
+    itself = "def f(n):\n    x = []\n    x.append(x)\n    return x"
+    assert score_program(itself, CALL) == 0.0
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.booleans())
+def test_comparing_any_two_texts(a, b, decimals):
+    assert same_output(a, b, decimals) in (True, False)
+    assert same_output(a, a, decimals) is True
+    assert same_output(a, b, decimals) == same_output(b, a, decimals)
+
+
+def test_blank_lines_around_an_output_do_not_count():
+    info = {"language": "python", "test_cases": [{"input": "", "output": "a\n\nb\n"}]}
+    assert score_program("print('\\n\\n a\\n\\nb\\n\\n')", info) == 1.0
+    assert score_program("print('a\\nb')", info) == 0.0  # blank lines inside do
+
+
+def test_a_guard_for_the_command_line_does_not_run():
+    guarded = "class Solution:\n    def f(self, n): return n * n\nif __name__ == '__main__':\n    print(int(input()))\n"
+    assert score_program(guarded, CALL) == 1.0
+    tools = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport pickle, sys, typing\n"
+        "@dataclass\nclass P:\n    n: int\n"
+        "def f(n: int) -> int:\n"
+        "    assert typing.get_type_hints(f)['n'] is int and sys.modules[__name__].P is P\n"
+        "    return pickle.loads(pickle.dumps(P(n * n))).n\n"
+    )
+    assert score_program(tools, CALL) == 1.0
+    assert score_program("def g(n): return 4", CALL) == 0.0
+    assert score_program("f = (", CALL) == 0.0
+    assert "'{braces}'" in callable_program("x = '{braces}'").replace("\\'", "'")
+
+
+def test_a_program_that_reads_the_mark_still_has_to_know_the_result():
+    reads = "import sys, json\ncall = json.load(sys.stdin)\nprint('\\n' + call['mark'] + {!r})"
+    assert score_program(reads.format("5"), CALL) == 0.0
+    assert score_program(reads.format("null"), CALL) == 0.0
+    leaves = "import sys\ndef f(n): sys.exit(0)"
+    assert score_program(leaves, CALL) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ("[" * 100_000, "'test_cases'"),
+        ({"test_cases": "x"}, "'test_cases'"),
+        ({"test_cases": []}, "'test_cases'"),
+        ({"test_cases": [3]}, "test case 1: a mapping is needed"),
+        ({"test_cases": [{"input": "1", "output": "1"}, {"input": "1"}]}, "test case 2: no 'output'"),
+        ({"test_cases": [{"input": "1", "output": "1", "type": ["x"]}]}, "test case 1: type"),
+        ({"language": "pyhton", "test_cases": [{"input": "1", "output": "1"}]}, "did you mean 'python'"),
+        (None, "not 'None'"),
+    ],
+)
+def test_tests_that_cannot_be_read_are_named_before_anything_runs(info, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_cases(info)
+    with pytest.raises(InputError, match="program 2: "):
+        score_programs(["print(1)"] * 2, [STDIN, info])
+
+
+# texts
+
+PIECES = [
+    "<think>", "</think>", "<answer>", "</answer>", "\n", "```python", "```", "\\boxed{", "}", "a", " ", "Answer:", "#### 1",
+    ",1", "B", "(", ".", "Step 1:", "<think>\n", "\n</think>\n<answer>\n", "\n</answer>", "\\text{", "$", "1",
+]  # fmt: skip
+# What reads completions, as functions of a text.
+READERS = {
+    "extract_answer": answers.extract_answer,
+    "last_boxed": answers.last_boxed,
+    "verify_answers": lambda t: answers.verify_answers([t], ["5"]),
+    "extract_choice": benchmarks.extract_choice,
+    "extract_program": benchmarks.extract_program,
+    "extract_code": rewards.extract_code,
+    "open_think": models.open_think,
+    **{
+        name: lambda t, name=name: rewards.REWARDS[name](completions=[t])
+        for name in ("format", "format_zero", "tag_count", "reasoning_steps", "code_format", "repetition_penalty")
+    },
+    "open_r1 form": lambda t: rewards.format_reward([t], form="open_r1"),
+}
+REPEATED = [
+    *PIECES,
+    "<think>\n\n</think>\n<answer>\n",
+    "<think>\n</think>\n<answer>\n```python```",
+    "```python\n```",
+    "#### 1" + " " * 5000,
+    "#### " + "1," * 2500,
+    "####\t",
+    "Answer: " + "*" * 2000,
+    "Answer" + " " * 3000,
+    "\\boxed" + " " * 3000,
+    "\\boxed{\\text{",
+    "Step 1",
+    "<think>" + " " * 3000,
+    "\\( ",
+    "√",
+]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_reading_takes_time_in_proportion_to_the_text(reader):
+    read = READERS[reader]
+    for piece in REPEATED:
+        for tail in ("", "x", "\n</answer>", "</think>"):
+            text = "<think>\n" * (tail == "\n</answer>") + piece * (200_000 // len(piece)) + tail
+            begin = time.process_time()
+            read(text)
+            assert time.process_time() - begin < 3, (piece[:30], tail)
+
+
+def old_code_format(text, language="python"):
+    return bool(
+        re.fullmatch(rf"<think>\n.*?\n</think>\n<answer>\n.*?```{language}.*?```.*?\n</answer>", text, re.S)
+    )
+
+
+OLD_GSM8K = re.compile(
+    r"^####[ \t]*((?:\\?\$)?[-+]?\.?\d[\d,]*(?:\.\d+)?(?:[ \t]?\\?%)?)[ \t]*\.?[ \t]*$", re.M
+)
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_the_linear_forms_say_what_the_patterns_said(pieces):
+    for text in ("".join(pieces), "<think>\n" + "".join(pieces) + "\n</answer>"):
+        assert rewards.code_format_reward([text]) == [float(old_code_format(text))]
+        assert answers._GSM8K.findall(text) == OLD_GSM8K.findall(text)
+
+
+def test_the_linear_forms_on_longer_texts():
+    rng = random.Random(0)
+    good = "<think>\na\n</think>\n<answer>\nb ```python\nprint(1)\n``` c\n</answer>"
+    assert rewards.code_format_reward([good]) == [1.0]
+    for _ in range(3000):
+        text = list(good)
+        for _ in range(rng.randrange(3)):
+            at = rng.randrange(len(text))
+            text[at : at + rng.randrange(4)] = rng.choice(PIECES)
+        text = "".join(text)
+        assert rewards.code_format_reward([text]) == [float(old_code_format(text))], text
+    for line in ("#### 5", "#### $1,000.50 .  ", "#### 5 %", "#### 5..", "####5 \t.\t ", "#### 5 x", "#### .5."):
+        assert answers._GSM8K.findall(line) == OLD_GSM8K.findall(line), line
+
+
+# rewards
+
+
+def test_the_cosine_ends_at_its_length_and_wrong_answers_pay_less_the_longer_they_are():
+    lengths = (100, 500, 1000, 1500, 2000, 10**6)
+    right, wrong = (
+        rewards.cosine_scaled_reward([f"\\boxed{{{a}}}".rjust(n) for n in lengths], ["1"] * len(lengths))
+        for a in (1, 2)
+    )
+    assert right == sorted(right, reverse=True) and right[2:] == [0.5] * 4
+    assert wrong == sorted(wrong) and wrong[2:] == [-0.5] * 4
+    options = rewards.RewardOptions(reward_funcs=["cosine"])
+    (func,) = rewards.get_reward_funcs(options)
+    short, long = func(completions=["\\boxed{2}", "\\boxed{2}".rjust(900)], answer=["1", "1"])
+    assert short < long < 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("format_form", "r2", "valid: open_r1, r1, r1_zero"),
+        ("code_provider", "locall", "did you mean 'local'"),
+        ("code_eval_scoring_mode", "passfail", "did you mean 'pass_fail'"),
+        ("repetition_language", "de", "en"),
+        ("cosine_max_len", 0, "not positive"),
+        ("repetition_max_penalty", 1.0, "a penalty is 0 or less"),
+        ("repetition_n_grams", 0, "not positive"),
+        ("soft_punish_cache", 0, "not positive"),
+        ("soft_punish_cache", 20_000, "more than max_completion_len"),
+        ("max_completion_len", -1, "not positive"),
+        ("reward_funcs", [], "at least one"),
+    ],
+)
+def test_options_of_rewards_that_make_no_sense(key, value, words):
+    with pytest.raises(InputError, match=f"{key}: .*{words}"):
+        rewards.RewardOptions(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ([float("nan"), 1.0], "nan for completion 0"),
+        ([1.0, float("inf")], "inf for completion 1"),
+        ([1.0], "1 values for 2 completions"),
+        (["1", 1.0], "'1' for completion 0"),
+    ],
+)
+def test_a_reward_that_is_no_number_is_named(returned, words):
+    name = "of_a_test"
+    rewards.REWARDS[name] = lambda completions, **_: returned
+    try:
+        (func,) = rewards.get_reward_funcs([name])
+        with pytest.raises(ValueError, match=f"reward '{name}': {words}"):
+            func(completions=["a", "b"])
+        rewards.REWARDS[name] = lambda completions, **_: [None, True]
+        assert rewards.get_reward_funcs([name])[0](completions=["a", "b"]) == [None, True]
+    finally:
+        del rewards.REWARDS[name]
+
+
+def test_weights_that_do_not_match_the_rewards(tiny_model):
+    from r1nb.grpo import check, configure
+
+    written = {"dataset_name": "reasoning_gym/chain_sum", "num_problems": 4, "model_name_or_path": str(tiny_model)}
+    configuration, _ = configure({**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {})
+    with pytest.raises(InputError, match="reward_weights: 1 weights for the 2 rewards accuracy, format"):
+        check(*configuration)
+
+
+@pytest.mark.skipif(not guarantees()["files"], reason="needs bubblewrap and user namespaces")
+def test_json_of_a_row_may_be_a_text():
+    assert score_program("print(1)", json.dumps(STDIN)) == 1.0
