@@ -605,15 +605,26 @@ def lock_filter(machine: str | None = None) -> bytes:
         program += _check_argument(numbers[column], argument, writes, _ALLOW)
     return b''.join(struct.pack('HBBI', *i) for i in [*program, (_RETURN, 0, 0, _ALLOW)])
 
+@cache
+def _prctl():
+    "prctl(2) of the C library."
+    import ctypes
+    call = ctypes.CDLL(None).prctl
+    call.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong]
+    return call
+
+@cache
+def _filter_address(program: bytes) -> tuple[bytes, object]:
+    "`program` as the kernel wants it: its length in instructions and its address (`struct sock_fprog`)."
+    import ctypes
+    held = ctypes.create_string_buffer(program, len(program))
+    return struct.pack('@HP', len(program) // 8, ctypes.addressof(held)), held
+
 def _install(program: bytes) -> bool:
     "Put this process under the seccomp filter `program`, for good. False where that cannot be."
     if not program or not sys.platform.startswith('linux'): return False
-    import ctypes
-    class Program(ctypes.Structure): _fields_ = [('length', ctypes.c_ushort), ('filter', ctypes.c_char_p)]
-    prctl = ctypes.CDLL(None).prctl
-    prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
-    if prctl(38, 1, None, 0, 0): return False                    # PR_SET_NO_NEW_PRIVS
-    return not prctl(22, 2, ctypes.addressof(Program(len(program) // 8, program)), 0, 0)    # PR_SET_SECCOMP
+    if _prctl()(38, 1, None, 0, 0): return False                 # PR_SET_NO_NEW_PRIVS
+    return not _prctl()(22, 2, _filter_address(program)[0], 0, 0)      # PR_SET_SECCOMP, a filter
 
 def lock_down(seconds: float | None = None) -> bool:
     """Take from this process what a verdict does not need: new processes, programs, signals, sockets,
@@ -628,8 +639,7 @@ def lock_down(seconds: float | None = None) -> bool:
 def hide_process() -> None:
     "Keep children from looking into this process through /proc (`PR_SET_DUMPABLE`, prctl(2))."
     if not sys.platform.startswith('linux'): return
-    import ctypes
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+    _prctl()(4, 0, None, 0, 0)
 
 # %% ../nbs/04_sandbox.ipynb #9456e651
 REQUEST = struct.Struct('>HId')       # length of the key, length of the body, deadline in seconds
@@ -663,7 +673,8 @@ def _in_child(judge, prepared, body: bytes, deadline: float, private: tuple) -> 
 def serve_forks(prepare, judge) -> None:
     """A worker's life: for each request (a key and a body), the number that
     `judge(prepare(key), body)` gives in a child. `prepare` runs here, once a key."""
-    import gc
+    import gc, resource                 # noqa: F401
+    _filter_address(lock_filter())      # what a child needs is made once
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out, null = os.dup(1), os.open(os.devnull, os.O_RDWR)
     requests = os.dup(0)
