@@ -13,13 +13,16 @@ __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', '
            'guarded', 'main', 'script']
 
 # %% ../nbs/51_launch.ipynb #a0dfc5ec
-import ast, errno, importlib, json, os, re, shutil, signal, socket, subprocess, sys, threading, time, traceback
+import ast, errno, importlib, json, os, re, shutil, signal, socket, subprocess, sys, threading, time
+import traceback
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .recipes import find_recipe, parse_overrides, read_recipe
-from .runs import Preempted, Run, batch_job, claim, fingerprint, now, open_run, process_mark, rank, running, shared, under_deepspeed, wait_for_everyone, was_removed, world_size, write_text
+from .runs import (Preempted, Run, batch_job, claim, fingerprint, now, open_run, process_mark,
+                       rank, running, shared, under_deepspeed, wait_for_everyone, was_removed,
+                       world_size, write_text)
 from .settings import InputError, did_you_mean, hub_reachable, settings
 
 # %% ../nbs/51_launch.ipynb #d80db11c
@@ -57,19 +60,22 @@ def check_stage(stage: str, configuration: tuple, notebook: str | Path | None = 
         if notebook is None or Path(notebook).resolve() == job_notebook(stage).resolve(): raise
         print(f'r1nb: {e}\n  going on, because {notebook} may see to that', file=sys.stderr)
 
-def open_job(stage: str, config=None, overrides: dict | None = None, run_dir: str | Path | None = None, force: bool = False, notebook: str | Path | None = None,
-             keep: bool = False) -> tuple[tuple, Run, dict]:
+def open_job(stage: str, config=None, overrides: dict | None = None,
+             run_dir: str | Path | None = None, force: bool = False,
+             notebook: str | Path | None = None, keep: bool = False) -> tuple[tuple, Run, dict]:
     """`(configuration, run, written)` of a job: the recipe checked, the run folder made or reopened.
 
-    `config` is a recipe's path (`pipeline.yaml#stage` picks one stage), a mapping or None; `notebook`, what is about to run.
-    With `keep` this process has the run from now on, see `claim` in runs. Raises `InputError` before anything is written."""
+    `config` is a recipe's path (`pipeline.yaml#stage` picks one stage), a mapping or None;
+    `notebook`, what is about to run. With `keep` this process has the run from now on,
+    see `claim` in runs. Raises `InputError` before anything is written."""
     module = stage_module(stage)
     overrides = dict(overrides or {})
     run_dir = overrides.pop('output_dir', None) or run_dir or default_run_dir(stage, config)
     configuration, written = module.configure(config, overrides)
     check_stage(stage, configuration, notebook)
     inputs = local_inputs(written)
-    run = open_run(run_dir, stage, written, inputs=inputs, seed=written.get('seed', 0), force=force, keep=keep,
+    run = open_run(run_dir, stage, written, inputs=inputs, seed=written.get('seed', 0), force=force,
+                   keep=keep,
                    parents=[p for v in inputs.values() for p in (Path(v).absolute().parent,) if (p/'manifest.json').exists()])
     return configuration, run, written
 
@@ -101,10 +107,12 @@ def run_folder(job: Job) -> Path:
 def prepare(job: Job) -> tuple[str, str, dict]:
     "Open the run of `job`: its folder, its status, the notebook's parameters. Raises `InputError` before anything is written."
     if job.stage == 'notebook':
-        run = open_run(run_folder(job), 'notebook', {'notebook': job.notebook, **job.parameters}, force=job.force, keep=True)
+        run = open_run(run_folder(job), 'notebook', {'notebook': job.notebook, **job.parameters},
+                       force=job.force, keep=True)
         parameters = job.parameters
     else:
-        _, run, _ = open_job(job.stage, job.config, job.overrides, job.run_dir, job.force, job.notebook, keep=True)
+        _, run, _ = open_job(job.stage, job.config, job.overrides, job.run_dir, job.force,
+                             job.notebook, keep=True)
         overrides = {k: v for k, v in job.overrides.items() if k != 'output_dir'}
         parameters = {**job.parameters, 'config': job.config, 'overrides': overrides, 'run_dir': str(run.path)}
     if run.status == 'completed': return str(run.path), 'completed', parameters
@@ -198,17 +206,22 @@ def listeners(run: Run):
 
 # %% ../nbs/51_launch.ipynb #d75699ae
 def run_here(job: Job) -> int:
-    """`execute_job`. Where that cannot write, the manifest says *failed* if it can be written, and the error names a file or the run's folder.
+    """`execute_job`; an error of the disk is noted in the manifest if that can be written.
 
-    Raises `OSError`."""
+    Raises `OSError` that names a file or the run's folder."""
     run = Run(run_folder(job))
-    try: return execute_job(job)
-    except BrokenPipeError: raise
+    try:
+        return execute_job(job)
+    except BrokenPipeError:
+        raise
     except OSError as e:
         if was_removed(run.path):
-            raise FileNotFoundError(errno.ENOENT, 'the run folder was removed while its job ran', str(run.path)) from None
+            raise FileNotFoundError(
+                errno.ENOENT, 'the run folder was removed while its job ran', str(run.path)
+            ) from None
         if not rank() and not run.damage and run.mine and run.manifest.get('status') == 'running':
-            with suppress(OSError): run.update(status='failed', error=f'{type(e).__name__}: {e}', ended=now())
+            with suppress(OSError):
+                run.update(status='failed', error=f'{type(e).__name__}: {e}', ended=now())
         if e.filename is None and e.errno:
             raise OSError(e.errno, e.strerror, str(run.path)) from e
         raise
@@ -347,7 +360,7 @@ def job_command(job: Job) -> list[str]:
 def start_job(job: Job) -> int:
     "Run `job` in a process of its own, or in one for each rank; returns its exit code. A job that a signal killed outright is noted as such."
     code = run_process(job_command(job), {**job_environment(), 'R1NB_RUN_DIR': str(run_folder(job))})
-    with suppress(InputError): settle(Run(run_folder(job)), code)           # a damaged manifest: the job has said so
+    with suppress(InputError): settle(Run(run_folder(job)), code)    # damaged: the job has said so
     if code > 128 and code not in (INTERRUPTED, TERMINATED): print(f"r1nb: the job's process was killed by signal {code - 128}"
         + (' (out of memory?)' if code == 128 + signal.SIGKILL else ''), file=sys.stderr)
     return code

@@ -10,7 +10,8 @@ __all__ = ['LOCK', 'PACKAGES', 'STATES', 'SPARE', 'process_mark', 'clean_run', '
            'interrupt', 'open_run', 'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
-import ctypes, datetime, errno, fcntl, gc, glob, hashlib, importlib.metadata, json, math, os, platform, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback, zlib
+import ctypes, datetime, errno, fcntl, gc, glob, hashlib, importlib.metadata, json, math
+import os, platform, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -24,22 +25,34 @@ def _process_start(pid: int) -> str | None:
     "A mark that tells process `pid` from a later one with the same number; None if it does not run."
     if not isinstance(pid, int) or pid < 1:
         return None
-    try: fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    try:
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     except OSError:
-        if Path('/proc/self').exists(): return None
-        try: os.kill(pid, 0)
-        except OSError: return None
+        if Path('/proc/self').exists():
+            return None
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return None
         return 'unknown'
     return None if fields[0] == 'Z' else fields[19]
 
 def process_mark() -> dict:
     "What tells this process apart from any other: `pid`, `process_start` and `host`, for a manifest."
-    return {'pid': os.getpid(), 'process_start': _process_start(os.getpid()), 'host': socket.gethostname()}
+    return {
+        'pid': os.getpid(),
+        'process_start': _process_start(os.getpid()),
+        'host': socket.gethostname(),
+    }
 
 # %% ../nbs/01_runs.ipynb #468857bc
 def _exchange(a: Path, b: Path) -> bool:
-    "Swap what the names `a` and `b` stand for, in one step. False where the system or the file system cannot do that."
-    swap = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None) if sys.platform == 'linux' else None
+    "Swap what the names `a` and `b` stand for, in one step. False where that cannot be done."
+    swap = (
+        getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
+        if sys.platform == 'linux'
+        else None
+    )
     if swap is None:
         return False
     at_cwd, rename_exchange = -100, 2
@@ -51,9 +64,11 @@ def _exchange(a: Path, b: Path) -> bool:
     raise OSError(code, os.strerror(code), str(b))
 
 def _beside(path: Path, kind: str) -> Path:
-    "The name beside `path` that this process uses: for what becomes `path` (`tmp`), or for what was `path` (`old`)."
+    "This process's name beside `path`: for what becomes `path` (`tmp`) or what was `path` (`old`)."
     host = zlib.crc32(socket.gethostname().encode())
-    return path.with_name(f'.{path.name}.{os.getpid()}-{_process_start(os.getpid())}-{host:08x}.{kind}')
+    return path.with_name(
+        f'.{path.name}.{os.getpid()}-{_process_start(os.getpid())}-{host:08x}.{kind}'
+    )
 
 def _remove(path: Path) -> None:
     "Remove a file, a link or a whole folder, if it is there."
@@ -63,66 +78,82 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    "Give `temporary` the name `path`. A folder takes the place of an older one in one step where the file system can do that."
+    "Give `temporary` the name `path`; a folder takes the place of an older one without a gap."
     if temporary.is_symlink() or not temporary.is_dir() or not os.path.lexists(path):
         os.replace(temporary, path)
     elif not _exchange(temporary, path):
         aside = _beside(path, 'old')
         os.rename(path, aside)
-        try: os.rename(temporary, path)
+        try:
+            os.rename(temporary, path)
         except OSError:
             os.rename(aside, path)
             raise
         _remove(aside)
 
 # %% ../nbs/01_runs.ipynb #496ea25e
-_LEFTOVER = re.compile(r'\.(?P<name>.+)\.(?P<pid>\d{1,9})(?:-(?P<start>\w+)-(?P<host>[0-9a-f]{8}))?\.(?P<kind>tmp|part|old)')
+_LEFTOVER = re.compile(
+    r'\.(?P<name>.+)\.(?P<pid>\d{1,9})(?:-(?P<start>\w+)-(?P<host>[0-9a-f]{8}))?'
+    r'\.(?P<kind>tmp|part|old)'
+)
 
 def _abandoned(path: Path, alone: bool = False) -> re.Match | None:
-    "The parts of the name of `path`, if it is what a process left that is gone. `alone`: nobody on another machine works here."
+    """The parts of the name of `path`, if a process that is gone has left it; else None.
+
+    `alone`: nobody on another machine works here, so what comes from one is left over too."""
     if not (m := _LEFTOVER.fullmatch(path.name)):
         return None
     if m['host'] and m['host'] != f'{zlib.crc32(socket.gethostname().encode()):08x}':
-        try: return m if alone or time.time() - path.lstat().st_mtime > 86400 else None
-        except OSError: return None
+        try:
+            return m if alone or time.time() - path.lstat().st_mtime > 86400 else None
+        except OSError:
+            return None
     start = _process_start(int(m['pid']))
     return m if start is None or m['start'] not in (None, start) else None
 
 def _clean(path: Path, alone: bool = False) -> None:
-    "Remove `path` if a process that is gone has left it; an old folder whose new one never came is put back."
+    "Remove `path` if a process that is gone left it; put an old folder back that has no successor."
     if not (m := _abandoned(path, alone)):
         return
     target = path.with_name(m['name'])
     if m['kind'] == 'old' and not os.path.lexists(target):
-        with suppress(OSError): os.rename(path, target)
+        with suppress(OSError):
+            os.rename(path, target)
     else:
-        with suppress(OSError): _remove(path)
+        with suppress(OSError):
+            _remove(path)
 
 def clean_run(folder: str | Path, alone: bool = False) -> None:
     "`_clean` everything below the run folder `folder`, but not below other runs in it."
     for here, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if name.startswith('.'):
-                _clean(Path(here)/name, alone)
-        folders[:] = [f for f in folders if not f.startswith('.') and not (Path(here)/f/'manifest.json').is_file()]
+                _clean(Path(here) / name, alone)
+        folders[:] = [
+            f
+            for f in folders
+            if not f.startswith('.') and not (Path(here) / f / 'manifest.json').is_file()
+        ]
 
 # %% ../nbs/01_runs.ipynb #66d2b8f6
-LOCK = '.lock'      # of a run folder
-_at_work = {}        # run folder → its descriptor, of the runs that this process works on
+LOCK = '.lock'  # of a run folder
+_at_work = {}  # run folder → its descriptor, of the runs that this process works on
 
 @contextmanager
 def _naming(path: Path):
     "An error of the system in the body that names no file names `path`."
-    try: yield
+    try:
+        yield
     except OSError as e:
         if e.filename is not None or not e.errno or type(e).__module__ != 'builtins':
             raise
         raise OSError(e.errno, e.strerror or os.strerror(e.errno), str(path)) from e
 
 def _work_in(folder: str | Path) -> None:
-    "From now on this process works in the run folder `folder`. It stays open, so that its number is not given to another."
+    "From now on this process works in `folder`; open, so that no later folder gets its number."
     _leave_off(folder)
-    with suppress(OSError): _at_work[str(folder)] = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(OSError):
+        _at_work[str(folder)] = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
 
 def _leave_off(folder: str | Path) -> None:
     "This process does not work in `folder` any more."
@@ -130,29 +161,34 @@ def _leave_off(folder: str | Path) -> None:
         os.close(descriptor)
 
 def was_removed(folder: str | Path) -> bool:
-    "Whether this process works in the run folder `folder`, and that has been removed (and perhaps made anew by somebody else)."
+    "Whether this process works in the run folder `folder`, and that was removed since."
     if str(folder) not in _at_work:
         return False
-    try: return not os.path.samestat(os.stat(folder), os.fstat(_at_work[str(folder)]))
-    except OSError: return True
+    try:
+        return not os.path.samestat(os.stat(folder), os.fstat(_at_work[str(folder)]))
+    except OSError:
+        return True
 
 def check_not_removed(path: str | Path) -> None:
-    "Raise `FileNotFoundError` if `path` lies in the folder of a run on which this process works, and that was removed."
+    "Raise `FileNotFoundError` if `path` lies in a run folder that was removed while we work in it."
     where = Path(os.path.abspath(path))
     for folder in list(_at_work):
         if where.is_relative_to(folder) and was_removed(folder):
-            raise FileNotFoundError(errno.ENOENT, 'the run folder was removed while its job ran', folder)
+            raise FileNotFoundError(
+                errno.ENOENT, 'the run folder was removed while its job ran', folder
+            )
 
 def _make_parent(path: Path) -> None:
-    "Make the folder that `path` lies in, but for a run folder that was removed, see `check_not_removed`."
+    "Make the folder that `path` lies in, unless `check_not_removed` objects."
     check_not_removed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path`; on success it replaces `path`, a file or a folder, in one step, and on an exception it vanishes.
+    """Yield a temporary path beside `path`, a file or a folder to be.
 
-    What killed writers of `path` have left is removed. Raises `OSError` with the name of `path` in it."""
+    On success it replaces `path` in one step, on an exception it vanishes. What killed writers of
+    `path` have left is removed. Raises `OSError` that names `path`."""
     path = Path(path)
     _make_parent(path)
     temporary = _beside(path, 'tmp')
@@ -162,13 +198,16 @@ def atomic_path(path: str | Path):
         with _naming(path):
             yield temporary
             if temporary.is_file():
-                with open(temporary, 'rb+') as f: os.fsync(f.fileno())
+                with open(temporary, 'rb+') as f:
+                    os.fsync(f.fileno())
             _put_in_place(temporary, path)
-    finally: _remove(temporary)
+    finally:
+        _remove(temporary)
 
 def write_text(path: str | Path, text: str) -> Path:
     "Write `text` to `path` atomically."
-    with atomic_path(path) as temporary: temporary.write_text(text, encoding='utf-8')
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
     return Path(path)
 
 # %% ../nbs/01_runs.ipynb #b873b3f3
@@ -189,7 +228,8 @@ def append_jsonl(path: str | Path, rows: list[dict]) -> None:
 def read_log(path: str | Path) -> list[dict]:
     """The rows of an append-only `path`; none if it does not exist. An unfinished last line (of a killed or a busy writer) is left out.
 
-    Raises `InputError` for a broken line anywhere else, and for a file that cannot be read. Only reads: a person may look at a log while a job writes it."""
+    Raises `InputError` for a broken line anywhere else, and for a file that cannot be read.
+    Only reads: a person may look at a log while a job writes it."""
     path = Path(path)
     if not path.exists(): return []
     try: data, rows, good = path.read_bytes(), [], 0
@@ -258,17 +298,49 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
 
 # %% ../nbs/01_runs.ipynb #4f4efcc5
-_TYPES = {'status': STATES, 'stage': str, 'name': str, 'created': str, 'started': str, 'ended': str, 'queued': str, 'host': str, 'process_start': str,
-          'pid': int, 'starts': int, 'world_size': int, 'max_steps': int, 'seconds': float, 'config': dict, 'inputs': dict, 'parents': list, 'git': dict,
-          'packages': dict, 'hardware': dict, 'summary': dict, 'slurm': dict}
-_KINDS = {str: 'a text', int: 'a positive number', float: 'a number', dict: 'a mapping', list: 'a list', STATES: f"one of {', '.join(STATES)}"}
+_TYPES = {
+    'status': STATES,
+    'stage': str,
+    'name': str,
+    'created': str,
+    'started': str,
+    'ended': str,
+    'queued': str,
+    'host': str,
+    'process_start': str,
+    'pid': int,
+    'starts': int,
+    'world_size': int,
+    'max_steps': int,
+    'seconds': float,
+    'config': dict,
+    'inputs': dict,
+    'parents': list,
+    'git': dict,
+    'packages': dict,
+    'hardware': dict,
+    'summary': dict,
+    'slurm': dict,
+}
+_KINDS = {
+    str: 'a text',
+    int: 'a positive number',
+    float: 'a number',
+    dict: 'a mapping',
+    list: 'a list',
+    STATES: f"one of {', '.join(STATES)}",
+}
 
 def _fits(value, kind) -> bool:
     "Whether `value` is of `kind`, a value of `_TYPES`."
     if isinstance(kind, tuple):
         return isinstance(value, str) and value in kind
     if kind in (int, float):
-        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool) and 0 <= value < 2**53
+        return (
+            isinstance(value, (int, float) if kind is float else int)
+            and not isinstance(value, bool)
+            and 0 <= value < 2**53
+        )
     return isinstance(value, kind)
 
 def _wrong_field(m) -> str | None:
@@ -283,21 +355,30 @@ def _wrong_field(m) -> str | None:
     if 'job' in (s := m.get('slurm', {})) and not _fits(s['job'], int):
         return f"slurm.job: {str(s['job'])[:60]!r} is not the number of a job"
     for key, v in m.get('inputs', {}).items():
-        if not isinstance(v, dict) or not all(isinstance(v.get(k), str) for k in ('path', 'sha256')):
+        if not isinstance(v, dict) or not all(
+            isinstance(v.get(k), str) for k in ('path', 'sha256')
+        ):
             return f"inputs.{key}: {str(v)[:60]!r} is not a mapping of path and sha256"
     return None
 
 def read_manifest(file: Path) -> dict:
-    "The manifest in `file`; empty if there is none. Raises `InputError`, which names the file, where it is damaged."
-    try: m = json.loads(file.read_text(encoding='utf-8'))
-    except (FileNotFoundError, NotADirectoryError): return {}
-    except OSError as e: wrong = f'cannot be read: {e.strerror}'
-    except RecursionError: wrong = 'not a manifest: nested too deeply'
-    except ValueError as e: wrong = f'not valid JSON ({e})'
+    "The manifest in `file`; empty if there is none. Raises `InputError` if it is damaged."
+    try:
+        m = json.loads(file.read_text(encoding='utf-8'))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as e:
+        wrong = f'cannot be read: {e.strerror}'
+    except RecursionError:
+        wrong = 'not a manifest: nested too deeply'
+    except ValueError as e:
+        wrong = f'not valid JSON ({e})'
     else:
         if not (wrong := _wrong_field(m)):
             return m
-    raise InputError(f"{file}: {wrong}; restore it, or remove the run folder (a start with --force does)")
+    raise InputError(
+        f"{file}: {wrong}; restore it, or remove the run folder (a start with --force does)"
+    )
 
 # %% ../nbs/01_runs.ipynb #fa9537c2
 def plain(value):
@@ -390,7 +471,9 @@ class Run:
 
     @property
     def status(self) -> str:
-        "One of `STATES`, or `absent`, or `damaged`. A run whose process, or whose batch job, is gone counts as interrupted."
+        """One of `STATES`, or `absent`, or `damaged`.
+
+        A run whose process, or whose batch job, is gone counts as interrupted."""
         try: m = self.manifest
         except InputError: return 'damaged'
         state, job = m.get('status', 'absent'), m.get('slurm', {}).get('job')
@@ -434,7 +517,9 @@ class Run:
 
     @property
     def metrics(self) -> list[dict]:
-        "Logged metrics in order of steps. Where a resumed run logged a step twice, the later line counts. Raises `InputError` for a damaged line."
+        """Logged metrics in order of steps; of a step that was logged twice, the later line.
+
+        Raises `InputError` for a damaged line."""
         rows, file = {}, self.path/'metrics.jsonl'
         for number, r in enumerate(read_log(file), 1):
             if not isinstance(r, dict) or not isinstance(r.get('step'), (int, float)):
@@ -448,16 +533,22 @@ def batch_job() -> int | None:
     return int(os.environ['SLURM_JOB_ID']) if 'R1NB_STAGE' in os.environ and 'SLURM_JOB_ID' in os.environ else None
 
 # %% ../nbs/01_runs.ipynb #4597ebd5
-SPARE = 1 << 16      # bytes that a lock file keeps
-_claims = {}         # run folder → (process, descriptor of its lock file), of the runs that this process holds; -1 where there are no locks
+SPARE = 1 << 16  # bytes that a lock file keeps
+# run folder → (process, descriptor of its lock file; -1 where there are no locks)
+_claims = {}
 
 def _try_lock(file: Path) -> int | None:
-    "A descriptor that holds the lock `file`, -1 where the file system has no locks, None while another process holds it. Raises `InputError`."
-    try: descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    """A descriptor that holds the lock `file`; None while another process holds it.
+
+    -1 where the file system has no locks. Raises `InputError` where the file cannot be opened."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(f"{file} cannot be locked: {e.strerror}; remove it, or choose another folder") from None
+        raise InputError(
+            f"{file} cannot be locked: {e.strerror}; remove it, or choose another folder"
+        ) from None
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.exists(file) and os.path.samestat(os.fstat(descriptor), os.stat(file)):
@@ -472,22 +563,28 @@ def _try_lock(file: Path) -> int | None:
     return None
 
 def _busy(run) -> InputError:
-    "The error that says who has `run`: the process of the manifest, or else the one that locked it."
+    "The error that says who has `run`: the manifest's process, or else the one that locked it."
     m = run.manifest if run.status == 'running' else {}
     if not m:
-        with suppress(OSError, ValueError): m = json.loads((run.path/LOCK).read_text())
+        with suppress(OSError, ValueError):
+            m = json.loads((run.path / LOCK).read_text())
     job = (m.get('slurm') or {}).get('job')
-    return InputError(f"{run.path} is being run by process {m.get('pid', '?')} on {m.get('host', '?')}" + (f', batch job {job}' if job else ''))
+    return InputError(
+        f"{run.path} is being run by process {m.get('pid', '?')} on {m.get('host', '?')}"
+        + (f', batch job {job}' if job else '')
+    )
 
 def _take_lock(run, wait: float = 10.0) -> int:
-    "The lock of `run`, or -1 where there are none. Raises `InputError` if another process has it and runs, or still has it after `wait` seconds."
+    """The lock of `run`, or -1 where there are none.
+
+    Raises `InputError` if another process has it and runs, or still has it after `wait` seconds."""
     end = time.monotonic() + wait
-    while (descriptor := _try_lock(run.path/LOCK)) is None:
+    while (descriptor := _try_lock(run.path / LOCK)) is None:
         if run.in_other_hands:
             raise _busy(run)
         if time.monotonic() > end:
             if batch_job() and run.manifest.get('slurm', {}).get('job') == batch_job():
-                return -1                        # our own job's, on a node that has died
+                return -1  # our own job's, on a node that has died
             raise _busy(run)
         time.sleep(0.05)
     return descriptor
@@ -495,11 +592,17 @@ def _take_lock(run, wait: float = 10.0) -> int:
 def _holds(run) -> bool:
     "Whether this process has claimed `run`, and the folder is still the one that it claimed."
     folder = str(run.path)
-    return _claims.get(folder, (0,))[0] == os.getpid() and folder in _at_work and not was_removed(folder)
+    return (
+        _claims.get(folder, (0,))[0] == os.getpid()
+        and folder in _at_work
+        and not was_removed(folder)
+    )
 
 @contextmanager
 def locked(run, keep: bool = False):
-    "Hold the lock of `run`, whose folder is there, while the body runs, and with `keep` until `release` or the end of this process. Yields whether it was taken now."
+    """Hold the lock of `run` while the body runs; with `keep` until `release` or our end.
+
+    The run's folder must be there. Yields whether the lock was taken now."""
     if _holds(run):
         yield False
         return
@@ -508,7 +611,7 @@ def locked(run, keep: bool = False):
         clean_run(run.path, alone=keep)
         yield True
         if keep:
-            release(run)                         # of an earlier folder of this name
+            release(run)  # of an earlier folder of this name
             if descriptor >= 0:
                 _keep_spare(descriptor)
             _claims[str(run.path)] = os.getpid(), descriptor
@@ -536,8 +639,9 @@ def _free_spare(run) -> bool:
     return True
 
 def claim(run) -> bool:
-    """Make this process the one that runs `run`, until `release(run)` or its end. Returns whether it was not so before.
+    """Make this process the one that runs `run`, until `release(run)` or its end.
 
+    Returns whether it was not so before.
     Raises `InputError` with the number of the process that has it."""
     run.path.mkdir(parents=True, exist_ok=True)
     with locked(run, keep=True) as taken:
@@ -558,8 +662,10 @@ def _ancestors() -> set[int]:
     found, pid = {os.getpid(), os.getpgrp(), os.getsid(0)}, os.getppid()
     while pid > 1 and pid not in found:
         found.add(pid)
-        try: pid = int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
-        except (OSError, ValueError): break
+        try:
+            pid = int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+        except (OSError, ValueError):
+            break
     return found
 
 def _not_its_process(run, pid: int) -> str | None:
@@ -568,21 +674,27 @@ def _not_its_process(run, pid: int) -> str | None:
         return 'that is this command itself, or a process that started it'
     if _process_start(pid) is None or _process_start(pid) != run.manifest.get('process_start'):
         return 'that is another process by now'
-    try: owner = os.stat(f'/proc/{pid}').st_uid
-    except OSError: owner = os.getuid()
+    try:
+        owner = os.stat(f'/proc/{pid}').st_uid
+    except OSError:
+        owner = os.getuid()
     if owner != os.getuid():
         return f'that belongs to user {owner}'
-    if (run.path/LOCK).is_file() and not (run.path/LOCK).is_symlink():
-        if (descriptor := _try_lock(run.path/LOCK)) is not None and descriptor >= 0:
+    if (run.path / LOCK).is_file() and not (run.path / LOCK).is_symlink():
+        if (descriptor := _try_lock(run.path / LOCK)) is not None and descriptor >= 0:
             os.close(descriptor)
             return 'nobody holds the lock of the run'
     return None
 
 def interrupt(run, signum: int = signal.SIGINT) -> int:
-    "Send `signum` to the process that runs `run` on this machine. Returns its number. Raises `InputError` if it cannot be told for sure."
+    """Send `signum` to the process that runs `run` on this machine. Returns its number.
+
+    Raises `InputError` unless it is certain which process that is."""
     pid = run.manifest.get('pid', 0)
-    try: descriptor = os.pidfd_open(pid) if hasattr(os, 'pidfd_open') and pid > 0 else None
-    except OSError: descriptor = None
+    try:
+        descriptor = os.pidfd_open(pid) if hasattr(os, 'pidfd_open') and pid > 0 else None
+    except OSError:
+        descriptor = None
     try:
         if wrong := _not_its_process(run, pid):
             raise InputError(f"{run.path}: process {pid} of its manifest is not signalled: {wrong}")
@@ -590,8 +702,10 @@ def interrupt(run, signum: int = signal.SIGINT) -> int:
             os.kill(pid, signum)
         else:
             signal.pidfd_send_signal(descriptor, signum)
-    except ProcessLookupError: raise InputError(f"{run.path}: process {pid} has ended") from None
-    except PermissionError: raise InputError(f"{run.path}: process {pid} may not be signalled by this user") from None
+    except ProcessLookupError:
+        raise InputError(f"{run.path}: process {pid} has ended") from None
+    except PermissionError:
+        raise InputError(f"{run.path}: process {pid} may not be signalled by this user") from None
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -599,7 +713,9 @@ def interrupt(run, signum: int = signal.SIGINT) -> int:
 
 # %% ../nbs/01_runs.ipynb #260162ed
 def _may_open(run: Run, stage: str, config: dict, force: bool) -> dict:
-    "The manifest of `run`, empty if there is none or `force` sets it aside. Raises `InputError` where `stage` with `config` cannot be started there."
+    """The manifest of `run`; empty if there is none, or if `force` sets it aside.
+
+    Raises `InputError` where `stage` with `config` cannot be started in its folder."""
     if run.status == 'damaged' and force:
         return {}
     old = run.manifest
@@ -608,16 +724,23 @@ def _may_open(run: Run, stage: str, config: dict, force: bool) -> dict:
     if force:
         return {}
     if old.get('stage', stage) != stage:
-        raise InputError(f"{run.path} holds a '{old['stage']}' run, not '{stage}'; choose another folder")
+        raise InputError(
+            f"{run.path} holds a '{old['stage']}' run, not '{stage}'; choose another folder"
+        )
     if 'config' in old and (changed := config_difference(old['config'], config)):
-        raise InputError(f"{run.path} was started with another configuration:\n  " + '\n  '.join(changed)
-                         + "\nchoose another folder, or start it anew with --force")
+        raise InputError(
+            f"{run.path} was started with another configuration:\n  "
+            + '\n  '.join(changed)
+            + "\nchoose another folder, or start it anew with --force"
+        )
     return old
 
 def _empty(run: Run) -> None:
     "Remove what `run` holds, but for its lock; the manifest, which says so, is the last to go."
     if run.status not in ('absent', 'damaged'):
-        run.update(status='interrupted', error='the removal of an earlier run (--force) was cut off')
+        run.update(
+            status='interrupted', error='the removal of an earlier run (--force) was cut off'
+        )
     for entry in sorted(run.path.iterdir(), key=lambda p: p.name == 'manifest.json'):
         if entry.name != LOCK:
             _remove(entry)
@@ -626,17 +749,30 @@ def _same_inputs(run: Run, old: dict, marks: dict) -> None:
     "Raise `InputError` where an input has changed since work was done with it."
     for k, v in marks.items():
         if old.get('starts') and old.get('inputs', {}).get(k, v)['sha256'] != v['sha256']:
-            raise InputError(f"{k}: {v['path']} has changed since {run.path} was started, and half of its work is from before; start it anew with --force")
+            raise InputError(
+                f"{k}: {v['path']} has changed since {run.path} was started, and half of "
+                "its work is from before; start it anew with --force"
+            )
 
-def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs: dict | None = None, parents: list | None = None,
-             seed: int | None = None, force: bool = False, keep: bool = False) -> Run:
+def open_run(
+    path: str | Path,
+    stage: str,
+    config: dict | None = None,
+    *,
+    inputs: dict | None = None,
+    parents: list | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    keep: bool = False,
+) -> Run:
     """Create or reopen the run folder `path` for `stage` with the written configuration `config`.
 
-    `inputs` names input files or folders to fingerprint; `parents` are runs whose outputs are used. With `force` an old run
-    there is removed first. With `keep` this process has the run from now on (see `claim`). Raises `InputError` when the folder
-    holds another stage or configuration, when another process runs it, or when it cannot be written."""
+    `inputs` names input files or folders to fingerprint; `parents` are runs whose outputs are used.
+    With `force` an old run there is removed first. With `keep` this process has the run from now on
+    (see `claim`). Raises `InputError` when the folder holds another stage or configuration, when
+    another process runs it, or when it cannot be written."""
     run, config = Run(path), plain(config or {})
-    if rank():                                      # rank 0 has made and checked it
+    if rank():  # rank 0 has made and checked it
         _work_in(run.path)
         return run
     old, done = _may_open(run, stage, config, force), run.status == 'completed' and not force
@@ -647,17 +783,30 @@ def open_run(path: str | Path, stage: str, config: dict | None = None, *, inputs
     check_writable(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     with locked(run, keep):
-        old = _may_open(run, stage, config, force)              # somebody may have been quicker
+        old = _may_open(run, stage, config, force)  # somebody may have been quicker
         if run.status == 'completed' and not force:
             return run
         if force:
             _empty(run)
-        write_text(run.path/'config.yaml', yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(
+            run.path / 'config.yaml', yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        )
         job = {'slurm': {**old.get('slurm', {}), 'job': batch_job()}} if batch_job() else {}
-        run.update(stage=stage, name=run.path.name, status='running' if run.status == 'running' else 'created', config=config, seed=seed,
-                   created=old.get('created', now()), parents=[str(p) for p in parents or []], inputs=marks,
-                   git=git_revision(Path(__file__).parent if '__file__' in globals() else '.'), packages=package_versions(),
-                   hardware=hardware(), starts=old.get('starts', 0), **job)
+        run.update(
+            stage=stage,
+            name=run.path.name,
+            status='running' if run.status == 'running' else 'created',
+            config=config,
+            seed=seed,
+            created=old.get('created', now()),
+            parents=[str(p) for p in parents or []],
+            inputs=marks,
+            git=git_revision(Path(__file__).parent if '__file__' in globals() else '.'),
+            packages=package_versions(),
+            hardware=hardware(),
+            starts=old.get('starts', 0),
+            **job,
+        )
     return run
 
 # %% ../nbs/01_runs.ipynb #7bf9942b
@@ -668,7 +817,7 @@ def check_writable(path: str | Path, need_mib: int = 64) -> None:
     folder = next(p for p in [path, *path.parents] if p.exists())
     if not folder.is_dir(): raise InputError(f"output folder {path}: {folder} is a file; choose another")
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:          # without a name where the system can do that: nothing to be left behind
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:      # has no name on Linux
             probe.write(b'x' * 4096)
         free = shutil.disk_usage(folder).free / 2**20
     except OSError as e: raise InputError(f"output folder {path} cannot be written: {e.strerror} ({folder}); choose another") from None
@@ -685,7 +834,8 @@ def in_kernel() -> bool:
 def running(run: Run):
     """Mark `run` as running while the body runs, then as completed, failed, interrupted (Ctrl-C) or preempted (SIGTERM).
 
-    Yields a dict; what the body puts there becomes the run's `summary`. The end of a run that failed is written as far as the disk allows.
+    Yields a dict; what the body puts there becomes the run's `summary`. The end of a run that
+    failed is written as far as the disk allows.
     Raises `InputError` if another process runs it."""
     taken = not rank() and claim(run)
     run.update(status='running', started=now(), **process_mark(),
@@ -693,11 +843,13 @@ def running(run: Run):
     begin, summary = time.time(), {}
     def finish(status, error=None):
         spent = (0 if run.damage else run.manifest.get('seconds', 0)) + time.time() - begin
-        try: run.update(status=status, ended=now(), seconds=round(spent, 1), error=error, summary=summary)
+        end = {'status': status, 'ended': now(), 'seconds': round(spent, 1), 'error': error}
+        try: run.update(**end, summary=summary)
         except OSError as e:
             if status == 'completed':
                 raise
-            print(f'r1nb: {status}, which could not be written down: {e.strerror}: {e.filename}', file=sys.stderr)
+            print(f'r1nb: {status}; the manifest could not be written: {e.strerror}: {e.filename}',
+                  file=sys.stderr)
     try: yield summary
     except KeyboardInterrupt as e:
         finish('interrupted', 'KeyboardInterrupt')
@@ -722,10 +874,13 @@ def running(run: Run):
 
 # %% ../nbs/01_runs.ipynb #783de3a6
 def list_runs(root: str | Path | None = None) -> list[Run]:
-    "All runs below `root` (default: the settings' runs folder), newest first, and those with a damaged manifest after them."
+    """All runs below `root` (default: the settings' runs folder), newest first.
+
+    Those with a damaged manifest come last."""
     root = Path(root or settings().runs)
     files = root.glob('**/manifest.json') if root.is_dir() else []
-    runs = [Run(f.parent) for f in files if not any(p.startswith('.') for p in f.parent.relative_to(root).parts)]
+    def hidden(file): return any(p.startswith('.') for p in file.parent.relative_to(root).parts)
+    runs = [Run(f.parent) for f in files if not hidden(f)]
     def begun(run):
         try: m = run.manifest
         except InputError: return ''

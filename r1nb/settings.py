@@ -69,12 +69,13 @@ def _convert(key: str, text: str, base: Path, where: str):
     return _path(key, text, base, where)
 
 def _path(key: str, text: str, base: Path, where: str) -> Path | None:
-    "`text` as a path relative to `base`; None, which stands for the default, if it is empty. Raises `InputError`."
+    "`text` as a path relative to `base`; None, for the default, if it is empty."
     if not text: return None
     if text[0] in '"\'#;':
-        raise InputError(f"{where}: {key} = {text}: a path stands there as it is, without quotes or a comment behind it")
+        raise InputError(f"{where}: {key} = {text}: write it without quotes or a comment")
     try: return (base / Path(text).expanduser()).absolute()
-    except RuntimeError: raise InputError(f"{where}: {key} = {text}: there is no such home folder") from None
+    except RuntimeError:
+        raise InputError(f"{where}: {key} = {text}: there is no such home folder") from None
 
 # %% ../nbs/00_settings.ipynb #79863e68
 def find_settings(start: Path | None = None) -> Path | None:

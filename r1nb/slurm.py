@@ -43,20 +43,23 @@ class SlurmOptions:
             if getattr(self, name) is None: setattr(self, name, getattr(settings(), name))
 
 def _sbatch_value(key: str, value) -> str:
-    "`value` as it can stand in an `#SBATCH` line. Raises `InputError` for one that would not end with the line."
+    "`value` as it can stand in an `#SBATCH` line. Raises `InputError` for what cannot."
     text = str(value)
     if not text.isprintable():
-        raise InputError(f"#SBATCH --{key}: {text!r} has characters in it that cannot be printed; choose another name")
+        raise InputError(f"--{key}: {text!r} has characters that cannot be printed")
     if re.fullmatch(r'[\w./%:=+,@-]+', text):
         return text
     return '"' + text.replace('\\', '\\\\').replace('"', '\\"') + '"'
 
 def header(options: SlurmOptions, name: str, log: str | Path) -> str:
-    "The `#SBATCH` lines of a batch script, after its `#!`. Raises `InputError` for a value that cannot stand there."
+    """The `#SBATCH` lines of a batch script, after its `#!`.
+
+    Raises `InputError` for a value that cannot stand there."""
     asked = {'job-name': name, 'nodes': options.nodes, 'ntasks-per-node': 1, 'gres': options.gpus_per_node and f'gpu:{options.gpus_per_node}', 'time': options.time,
              'partition': options.partition, 'account': options.account, 'qos': options.qos, 'output': log, 'open-mode': 'append',
              'signal': f'B:USR1@{options.notice}', 'dependency': options.dependency, 'kill-on-invalid-dep': options.dependency and 'yes'}
-    return '#!/bin/bash\n' + ''.join(f'#SBATCH --{key}={_sbatch_value(key, value)}\n' for key, value in asked.items() if value) + '#SBATCH --requeue\n'
+    lines = [f'#SBATCH --{k}={_sbatch_value(k, v)}\n' for k, v in asked.items() if v]
+    return '#!/bin/bash\n' + ''.join(lines) + '#SBATCH --requeue\n'
 
 # %% ../nbs/52_slurm.ipynb #9600ed04
 def processes_per_node(job: Job, options: SlurmOptions) -> tuple[str, int]:
@@ -101,7 +104,9 @@ def variables(job: Job, options: SlurmOptions) -> str:
     if options.server: values |= {'R1NB_SERVER': server_command(job, options), 'R1NB_SERVER_WAIT': options.server_wait}
     if options.server and job.stage in SAMPLING: values |= {'R1NB_SERVER_ON': 'all', 'R1NB_SERVER_MODEL': model_of(job) or ''}
     site = [line.strip() for line in settings().setup_lines.split(';') if line.strip()]
-    if settings().interface: site += [f'export {v}={shlex.quote(settings().interface)}' for v in ('NCCL_SOCKET_IFNAME', 'GLOO_SOCKET_IFNAME')]
+    if settings().interface:
+        interface = shlex.quote(settings().interface)
+        site += [f'export {v}={interface}' for v in ('NCCL_SOCKET_IFNAME', 'GLOO_SOCKET_IFNAME')]
     return '\n'.join([*site, *(f'{key}={shlex.quote(str(value))}' for key, value in values.items())]) + '\n'
 
 def batch_script(job: Job, options: SlurmOptions) -> str:

@@ -485,23 +485,7 @@ def test_old_commands_of_lighteval_are_put_into_todays_words(tmp_path):
 
 
 def test_make_evaluate_says_how_it_is_used():
-    done = subprocess.run(["make", "evaluate", f"VENV={Path(sys.prefix)}"], cwd=ROOT, capture_output=True, text=True)
+    # what it passes on, and that it runs nothing of it, is in test_runs.py
+    command = ["make", "evaluate", f"VENV={Path(sys.prefix)}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "usage: make evaluate MODEL=" in done.stdout
-    shown = subprocess.run(
-        [
-            "make",
-            "-n",
-            "evaluate",
-            f"VENV={Path(sys.prefix)}",
-            "MODEL=o/m",
-            "TASK=aime24",
-            "PARALLEL=tensor",
-            "NUM_GPUS=8",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert (
-        "r1nb evaluate --model o/m --tasks aime24" in shown.stdout and "--parallel tensor --num_gpus 8" in shown.stdout
-    )

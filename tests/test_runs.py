@@ -1,4 +1,4 @@
-"A run folder under bad luck: damaged manifests, full disks, two starts at once, kills, and folders that are taken away."
+"A run folder under bad luck: damaged manifests, full disks, two starts at once, kills."
 
 import json
 import os
@@ -17,15 +17,30 @@ from conftest import ROOT, TASK, finish, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb import runs as runs_module
-from r1nb.runs import Run, atomic_path, list_runs, open_run, process_mark, read_log, running, write_text
+from r1nb.runs import (
+    Run,
+    atomic_path,
+    list_runs,
+    open_run,
+    process_mark,
+    read_log,
+    running,
+    write_text,
+)
 from r1nb.settings import InputError, load_settings
 
 GONE = 2**22 + 1  # no process has this number
 
 
-# ---- damaged manifests -----------------------------------------------------------------------------------------------
+# ---- damaged manifests -------------------------------------------------------------------------
 
-WHOLE = {"stage": "sft", "name": "x", "status": "failed", "started": "2026-01-01T00:00:00+00:00", "config": {}}
+WHOLE = {
+    "stage": "sft",
+    "name": "x",
+    "status": "failed",
+    "started": "2026-01-01T00:00:00+00:00",
+    "config": {},
+}
 DAMAGED = {
     "cut off": '{"stage": "sft", "na',
     "empty": "",
@@ -38,12 +53,22 @@ DAMAGED = {
     **{
         f"{key}: {value!r}": json.dumps({**WHOLE, key: value})
         for key, value in {
-            "started": 5, "slurm": "x", "pid": "abc", "config": None, "status": "done", "stage": ["sft"],
-            "summary": [], "inputs": {"data": "file"}, "seconds": "1", "starts": -1, "host": None, "git": "abc",
+            "started": 5,
+            "slurm": "x",
+            "pid": "abc",
+            "config": None,
+            "status": "done",
+            "stage": ["sft"],
+            "summary": [],
+            "inputs": {"data": "file"},
+            "seconds": "1",
+            "starts": -1,
+            "host": None,
+            "git": "abc",
         }.items()
     },
     "slurm.job": json.dumps({**WHOLE, "slurm": {"job": "1; touch f"}}),
-}  # fmt: skip
+}
 
 
 def damage(folder, text):
@@ -68,7 +93,9 @@ def test_a_damaged_manifest_costs_its_own_run_only(text, good):
     before = (bad / "manifest.json").read_bytes()
     with pytest.raises(InputError, match=re.escape(str(bad / "manifest.json"))):
         open_run(bad.path, "sft", {})
-    assert (bad / "manifest.json").read_bytes() == before and os.listdir(bad.path) == ["manifest.json"]
+    assert (bad / "manifest.json").read_bytes() == before and os.listdir(bad.path) == [
+        "manifest.json"
+    ]
     assert open_run(bad.path, "sft", {}, force=True).status == "created"
 
 
@@ -78,7 +105,10 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
     (good / "bad/folder/manifest.json").mkdir(parents=True)
     damage(good / "bad/loose metrics", json.dumps(WHOLE))
     (good / "bad/loose metrics/metrics.jsonl").write_text('[1]\n{"step": "one"}\n{"loss": 2}\n')
-    damage(good / "bad/loose summary", json.dumps({**WHOLE, "summary": {"train_loss": "low"}, "hardware": {"gpus": [1]}}))
+    damage(
+        good / "bad/loose summary",
+        json.dumps({**WHOLE, "summary": {"train_loss": "low"}, "hardware": {"gpus": [1]}}),
+    )
     damage(good / "bad/escapes", json.dumps({**WHOLE, "stage": "\x1b[2J"}))
 
     listed = r1nb("runs", cwd=tmp_path, runs=good)
@@ -88,8 +118,14 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
     damaged = [f"bad/{name}" for name in (*range(len(DAMAGED)), "folder")]
     assert all("damaged" in lines[name] and "manifest.json" in lines[name] for name in damaged)
     assert all(str(good / name / "manifest.json") in listed.err for name in damaged)
-    rows = [json.loads(line) for line in r1nb("runs", "--json", cwd=tmp_path, runs=good).out.splitlines()]
-    assert sum(row["state"] == "damaged" for row in rows) == len(damaged) and len(rows) == len(damaged) + 4
+    rows = [
+        json.loads(line)
+        for line in r1nb("runs", "--json", cwd=tmp_path, runs=good).out.splitlines()
+    ]
+    assert (
+        sum(row["state"] == "damaged" for row in rows) == len(damaged)
+        and len(rows) == len(damaged) + 4
+    )
 
     page = r1nb("runs", "--html", tmp_path / "page", cwd=tmp_path, runs=good)
     assert page.code == 0, page.err
@@ -101,7 +137,11 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
     assert listed.code == 0 and "bad/half a pair" in listed.out, listed.err
     for name in ("bad/0", "bad/folder"):
         shown = r1nb("show", name, cwd=tmp_path, runs=good)
-        assert shown.code == 2 and str(good / name / "manifest.json") in shown.err and shown.err.count("\n") == 1
+        assert (
+            shown.code == 2
+            and str(good / name / "manifest.json") in shown.err
+            and shown.err.count("\n") == 1
+        )
         for command in ("logs", "cancel"):
             assert r1nb(command, name, cwd=tmp_path, runs=good).code == 2
     assert "learning_rate" in r1nb("show", "sft/good", cwd=tmp_path, runs=good).out
@@ -115,12 +155,18 @@ def test_a_start_on_a_damaged_run_says_so(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "1 + 1")
     damage(tmp_path / "runs/one", '{"stage": "noteb')
     result = r1nb("run", "one.ipynb", "--run-dir", "runs/one", cwd=tmp_path, runs=tmp_path / "runs")
-    assert result.code == 2 and "manifest.json" in result.err and result.err.count("\n") == 1, result.err
-    result = r1nb("run", "one.ipynb", "--run-dir", "runs/one", "--force", cwd=tmp_path, runs=tmp_path / "runs")
+    assert result.code == 2 and "manifest.json" in result.err and result.err.count("\n") == 1, (
+        result.err
+    )
+    result = r1nb(
+        "run", "one.ipynb", "--run-dir", "runs/one", "--force", cwd=tmp_path, runs=tmp_path / "runs"
+    )
     assert result.code == 0 and Run(tmp_path / "runs/one").status == "completed"
 
 
-@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root reads everything")
+@pytest.mark.skipif(
+    os.getuid() == 0 and not shutil.which("setpriv"), reason="root reads everything"
+)
 def test_a_manifest_of_somebody_else(good, tmp_path):
     damage(good / "sft/bad", json.dumps(WHOLE))
     os.chmod(good / "sft/bad/manifest.json", 0)
@@ -137,7 +183,7 @@ def test_a_manifest_of_somebody_else(good, tmp_path):
     assert "cannot be read: Permission denied" in said.stdout, said.stderr
 
 
-# ---- settings --------------------------------------------------------------------------------------------------------
+# ---- settings ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
@@ -153,7 +199,9 @@ def test_an_empty_path_is_the_default(key, default, text, tmp_path, monkeypatch)
     assert getattr(load_settings(file), key) == tmp_path / "there"
 
 
-@pytest.mark.parametrize("text, path", [("~/x", Path.home() / "x"), ("a/../b", "a/../b"), ("/x", "/x"), ("a b", "a b")])
+@pytest.mark.parametrize(
+    "text, path", [("~/x", Path.home() / "x"), ("a/../b", "a/../b"), ("/x", "/x"), ("a b", "a b")]
+)
 def test_a_path_of_the_settings(text, path, tmp_path, monkeypatch):
     file = tmp_path / "settings.ini"
     file.write_text(f"[paths]\nruns = {text}\n")
@@ -163,7 +211,9 @@ def test_a_path_of_the_settings(text, path, tmp_path, monkeypatch):
     assert load_settings(file).runs == tmp_path / path
 
 
-@pytest.mark.parametrize("text", ['"/scratch/runs"', "'runs'", "# where runs go", "~nobody-of-this-name/runs"])
+@pytest.mark.parametrize(
+    "text", ['"/scratch/runs"', "'runs'", "# where runs go", "~nobody-of-this-name/runs"]
+)
 def test_a_path_that_cannot_be_meant(text, tmp_path):
     (tmp_path / "settings.ini").write_text(f"[paths]\nruns = {text}\n")
     with pytest.raises(InputError, match="runs = "):
@@ -177,7 +227,7 @@ def test_no_runs_means_not_the_current_folder(tmp_path):
     assert (listed.code, listed.out) == (0, f"no runs below {tmp_path / 'runs'}\n")
 
 
-# ---- the process of a manifest ---------------------------------------------------------------------------------------
+# ---- the process of a manifest -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -197,16 +247,28 @@ def test_cancel_signals_the_process_of_the_run_and_no_other(sleeper, tmp_path):
     me = {**process_mark(), "status": "running", "stage": "sft"}
     theirs = {**me, "pid": sleeper.pid, "process_start": start_of(sleeper.pid)}
     cases = {
-        "zero": {**me, "pid": 0}, "all": {**me, "pid": -1}, "group": {**me, "pid": -os.getpgrp()},
-        "text": {**me, "pid": str(sleeper.pid)}, "list": {**me, "pid": [sleeper.pid]}, "yes": {**me, "pid": True},
-        "init": {**me, "pid": 1, "process_start": start_of(1)}, "parent": me,
-        "recycled": {**theirs, "process_start": "1"}, "no mark": {**theirs, "process_start": None},
-        "half": {**theirs, "pid": sleeper.pid + 0.5}, "large": {**theirs, "pid": 2**70}, "none": {**theirs, "pid": None},
-    }  # fmt: skip
+        "zero": {**me, "pid": 0},
+        "all": {**me, "pid": -1},
+        "group": {**me, "pid": -os.getpgrp()},
+        "text": {**me, "pid": str(sleeper.pid)},
+        "list": {**me, "pid": [sleeper.pid]},
+        "yes": {**me, "pid": True},
+        "init": {**me, "pid": 1, "process_start": start_of(1)},
+        "parent": me,
+        "recycled": {**theirs, "process_start": "1"},
+        "no mark": {**theirs, "process_start": None},
+        "half": {**theirs, "pid": sleeper.pid + 0.5},
+        "large": {**theirs, "pid": 2**70},
+        "none": {**theirs, "pid": None},
+    }
     for name, manifest in cases.items():
         damage(tmp_path / "runs" / name, json.dumps(manifest))
         result = r1nb("cancel", name, cwd=tmp_path, runs=tmp_path / "runs")
-        assert result.code == 2 and result.err.startswith("r1nb: error:") and "Traceback" not in result.err, name
+        assert (
+            result.code == 2
+            and result.err.startswith("r1nb: error:")
+            and "Traceback" not in result.err
+        ), name
         assert sleeper.poll() is None
     damage(tmp_path / "runs/unlocked", json.dumps(theirs))
     (tmp_path / "runs/unlocked/.lock").write_text("")
@@ -214,7 +276,7 @@ def test_cancel_signals_the_process_of_the_run_and_no_other(sleeper, tmp_path):
     assert result.code == 2 and "nobody holds the lock" in result.err and sleeper.poll() is None
 
 
-# ---- writing -----------------------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------
 
 
 def folder_of(path, number):
@@ -225,16 +287,21 @@ def folder_of(path, number):
 
 def test_a_folder_is_replaced_without_a_gap(tmp_path):
     target = tmp_path / "model"
-    if not runs_module._exchange(*(Path(shutil.copytree(ROOT / "scripts/accelerate", tmp_path / n)) for n in "xy")):
+    if not runs_module._exchange(
+        *(Path(shutil.copytree(ROOT / "scripts/accelerate", tmp_path / n)) for n in "xy")
+    ):
         pytest.skip("this file system cannot swap two names")
     code = (
         "import os, sys\nmissing = count = 0\nprint('ready', flush=True)\n"
-        "while not os.path.exists(sys.argv[2]):\n    count += 1\n    missing += not os.path.isdir(sys.argv[1])\n"
+        "while not os.path.exists(sys.argv[2]):\n"
+        "    count += 1\n    missing += not os.path.isdir(sys.argv[1])\n"
         "print(count, missing)"
     )
     with atomic_path(target) as t:
         folder_of(t, 0)
-    reader = subprocess.Popen([sys.executable, "-c", code, target, tmp_path / "end"], stdout=subprocess.PIPE, text=True)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, target, tmp_path / "end"], stdout=subprocess.PIPE, text=True
+    )
     assert reader.stdout.readline() == "ready\n"
     for number in range(200):
         with atomic_path(target) as t:
@@ -242,7 +309,9 @@ def test_a_folder_is_replaced_without_a_gap(tmp_path):
     (tmp_path / "end").write_text("")
     count, missing = map(int, reader.communicate(timeout=60)[0].split())
     assert missing == 0 and count > 200
-    assert (target / "a").read_text() == "199" and not [p for p in os.listdir(tmp_path) if p.startswith(".")]
+    assert (target / "a").read_text() == "199" and not [
+        p for p in os.listdir(tmp_path) if p.startswith(".")
+    ]
 
 
 def test_a_folder_is_replaced_where_names_cannot_be_swapped(tmp_path, monkeypatch):
@@ -290,8 +359,17 @@ def test_the_next_start_puts_an_old_folder_back(renamed, text, tmp_path):
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(sleeper, tmp_path):
     run = open_run(tmp_path / "run", "sft", {})
     below = open_run(run / "stage", "sft", {})
-    living = [f".model.{sleeper.pid}.tmp", f".data.parquet.{sleeper.pid}.tmp", f".job.ipynb.{sleeper.pid}.part"]
-    dead = [f".model.{GONE}.tmp", f".data.parquet.{GONE}.tmp", f".job.ipynb.{GONE}.part", f".m.{sleeper.pid}-1-{0:08x}.tmp"]
+    living = [
+        f".model.{sleeper.pid}.tmp",
+        f".data.parquet.{sleeper.pid}.tmp",
+        f".job.ipynb.{sleeper.pid}.part",
+    ]
+    dead = [
+        f".model.{GONE}.tmp",
+        f".data.parquet.{GONE}.tmp",
+        f".job.ipynb.{GONE}.part",
+        f".m.{sleeper.pid}-1-{0:08x}.tmp",
+    ]
     host = f"{runs_module.zlib.crc32(socket.gethostname().encode()):08x}"
     living.append(f".m.{sleeper.pid}-{start_of(sleeper.pid)}-{host}.tmp")
     dead.append(f".m.{sleeper.pid}-1-{host}.tmp")
@@ -311,16 +389,20 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(sleeper, tmp_path
     assert f".model.{GONE}.tmp" not in os.listdir(below.path)
 
 
-# ---- a full disk -----------------------------------------------------------------------------------------------------
+# ---- a full disk -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def disk(tmp_path_factory):
     "A file system of 80 MiB, a little more than a job asks for."
     folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode:
-        pytest.skip(f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}")
+        pytest.skip(
+            f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}"
+        )
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -338,15 +420,29 @@ def fill(folder):
 
 def generation(tmp_path, tiny_model, problems=400, **more):
     "The path of a recipe for `generate` with the scripted teacher."
-    keys = {**TASK, "split": "train", "num_problems": problems, "num_generations": 4, "teacher": "scripted",
-            "model_name_or_path": str(tiny_model), "batch_size": 8, **more}  # fmt: skip
+    keys = {
+        **TASK,
+        "split": "train",
+        "num_problems": problems,
+        "num_generations": 4,
+        "teacher": "scripted",
+        "model_name_or_path": str(tiny_model),
+        "batch_size": 8,
+        **more,
+    }
     (tmp_path / "generate.yaml").write_text(yaml.safe_dump(keys))
     return tmp_path / "generate.yaml"
 
 
-@pytest.mark.parametrize("what", ["samples", "manifest"])
+@pytest.mark.parametrize("what", ["samples", pytest.param("manifest", marks=pytest.mark.slow)])
 def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_path, tiny_model):
-    command = ["generate", "--config", generation(tmp_path, tiny_model, 3000), "--run-dir", disk / "run"]
+    command = [
+        "generate",
+        "--config",
+        generation(tmp_path, tiny_model, 3000),
+        "--run-dir",
+        disk / "run",
+    ]
     process = start(*command, cwd=tmp_path, runs=tmp_path / "runs")
     file = disk / "run/dataset/traces.jsonl"
     wait_for(lambda: file.exists() and file.stat().st_size > 4096, "samples", process)
@@ -355,12 +451,22 @@ def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_pa
         (disk / "run/.lock").write_bytes(b"")
         fill(disk)
     result = finish(process, tmp_path)
-    assert result.code == 1 and "No space left on device" in result.err and str(disk / "run") in result.err
+    assert (
+        result.code == 1
+        and "No space left on device" in result.err
+        and str(disk / "run") in result.err
+    )
     assert "Traceback" not in result.err
     run, kept = Run(disk / "run"), len(read_log(file))
-    assert run.status in (["failed"] if what == "samples" else ["failed", "interrupted"]) and kept > 0
+    assert (
+        run.status in (["failed"] if what == "samples" else ["failed", "interrupted"]) and kept > 0
+    )
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
-    assert again.code == 2 and re.search("MiB free|No space left", again.err) and len(read_log(file)) == kept
+    assert (
+        again.code == 2
+        and re.search("MiB free|No space left", again.err)
+        and len(read_log(file)) == kept
+    )
     (disk / "filler").unlink()
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
     assert again.code == 0 and run.status == "completed", again.err
@@ -371,10 +477,15 @@ def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_pa
 def test_an_error_of_the_disk_names_the_file(disk):
     open_run(disk / "run", "sft", {})
     fill(disk)
-    for write in (lambda p: write_text(p, "x" * 9000), lambda p: runs_module.append_jsonl(p, [{"text": "x" * 9000}])):
+    for write in (
+        lambda p: write_text(p, "x" * 9000),
+        lambda p: runs_module.append_jsonl(p, [{"text": "x" * 9000}]),
+    ):
         with pytest.raises(OSError) as caught:
             write(disk / "run/file.txt")
-        assert caught.value.filename == str(disk / "run/file.txt") and "No space left" in str(caught.value)
+        assert caught.value.filename == str(disk / "run/file.txt") and "No space left" in str(
+            caught.value
+        )
     with pytest.raises(OSError) as caught, atomic_path(disk / "run/data.parquet") as t:
         import pandas as pd
 
@@ -383,7 +494,7 @@ def test_an_error_of_the_disk_names_the_file(disk):
     assert sorted(os.listdir(disk / "run")) == [".lock", "config.yaml", "file.txt", "manifest.json"]
 
 
-# ---- two starts, and a folder that is taken away ---------------------------------------------------------------------
+# ---- two starts, and a folder that is taken away -----------------------------------------------
 
 AT_ONCE = """
 import json, pathlib, sys, time
@@ -399,55 +510,92 @@ sys.exit(launch.main(['job', sys.argv[1]]))
 def start_at_once(folder, count):
     "Exit code, process number and messages of `count` starts on one run folder at the same moment."
     write_notebook(folder / "wait.ipynb", "import time; time.sleep(3)")
-    job = json.dumps({"stage": "notebook", "notebook": str(folder / "wait.ipynb"), "run_dir": str(folder / "run")})
+    job = json.dumps(
+        {
+            "stage": "notebook",
+            "notebook": str(folder / "wait.ipynb"),
+            "run_dir": str(folder / "run"),
+        }
+    )
     processes = []
     for i in range(count):
         with open(folder / f"{i}.err", "w") as err:
             command = [sys.executable, "-c", AT_ONCE, job, str(folder / str(i)), str(folder / "go")]
-            processes.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err))
+            processes.append(
+                subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err)
+            )
     for i, p in enumerate(processes):
         wait_for(lambda i=i: (folder / f"{i}.ready").exists(), "a process that is ready", p)
     (folder / "go").write_text("")
-    return [(p.wait(120), p.pid, (folder / f"{i}.err").read_text()) for i, p in enumerate(processes)]
+    return [
+        (p.wait(120), p.pid, (folder / f"{i}.err").read_text()) for i, p in enumerate(processes)
+    ]
 
 
-@pytest.mark.parametrize("trial", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 5))])
+@pytest.mark.parametrize(
+    "trial", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 5))]
+)
 def test_one_of_six_starts_at_the_same_moment_runs(trial, tmp_path):
     ended = start_at_once(tmp_path, 6)
     winners = [pid for code, pid, _ in ended if code == 0]
     assert len(winners) == 1 and sorted(code for code, *_ in ended) == [0, 2, 2, 2, 2, 2], ended
     for code, _, err in ended:
-        assert code == 0 or f"is being run by process {winners[0]} on {socket.gethostname()}" in err, err
+        assert (
+            code == 0 or f"is being run by process {winners[0]} on {socket.gethostname()}" in err
+        ), err
         assert "Traceback" not in err
-    assert Run(tmp_path / "run").status == "completed" and Run(tmp_path / "run").manifest["starts"] == 1
+    assert (
+        Run(tmp_path / "run").status == "completed"
+        and Run(tmp_path / "run").manifest["starts"] == 1
+    )
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
-    write_notebook(tmp_path / "wait.ipynb", "import pathlib, time\nif not pathlib.Path('go').exists(): time.sleep(600)")
+    write_notebook(
+        tmp_path / "wait.ipynb",
+        "import pathlib, time\nif not pathlib.Path('go').exists(): time.sleep(600)",
+    )
     command = ["run", "wait.ipynb", "--run-dir", "run"]
     process = start(*command, cwd=tmp_path, runs=tmp_path)
     run = Run(tmp_path / "run")
     wait_for(lambda: run.status == "running" and (run / "job.ipynb").exists(), "a run", process)
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "wait.ipynb", tmp_path / "other")
-    other = r1nb("run", tmp_path / "wait.ipynb", "--run-dir", run.path, cwd=tmp_path / "other", runs=tmp_path)
-    assert other.code == 2 and f"is being run by process {run.manifest['pid']} " in other.err, other.err
+    other = r1nb(
+        "run", tmp_path / "wait.ipynb", "--run-dir", run.path, cwd=tmp_path / "other", runs=tmp_path
+    )
+    assert other.code == 2 and f"is being run by process {run.manifest['pid']} " in other.err, (
+        other.err
+    )
     os.kill(run.manifest["pid"], signal.SIGKILL)
     assert finish(process, tmp_path).code == 128 + signal.SIGKILL
     (tmp_path / "go").write_text("")
     assert r1nb(*command, cwd=tmp_path, runs=tmp_path).code == 0 and run.status == "completed"
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["gone", "made anew"])
+@pytest.mark.parametrize(
+    "again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gone", "made anew"]
+)
 def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model):
-    command = ["generate", "--config", generation(tmp_path, tiny_model, 3000), "--run-dir", tmp_path / "run"]
-    process, file = start(*command, cwd=tmp_path, runs=tmp_path / "runs"), tmp_path / "run/dataset/traces.jsonl"
+    command = [
+        "generate",
+        "--config",
+        generation(tmp_path, tiny_model, 3000),
+        "--run-dir",
+        tmp_path / "run",
+    ]
+    process, file = (
+        start(*command, cwd=tmp_path, runs=tmp_path / "runs"),
+        tmp_path / "run/dataset/traces.jsonl",
+    )
     wait_for(lambda: file.exists() and file.stat().st_size > 4096, "samples", process)
     os.rename(tmp_path / "run", tmp_path / "away")  # in one step; rm -r would race with the writer
     if again:
         (tmp_path / "run").mkdir()
     result = finish(process, tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, result.err
+    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
+        result.err
+    )
     assert str(tmp_path / "run") in result.err and "Traceback" not in result.err
     assert os.listdir(tmp_path / "run") == [] if again else not (tmp_path / "run").exists()
 
@@ -455,22 +603,55 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
 def test_a_notebook_whose_folder_is_removed(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "import shutil, os; shutil.rmtree('run'); print('done')")
     result = r1nb("run", "one.ipynb", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, result.err
+    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
+        result.err
+    )
     assert "Traceback" not in result.err and not (tmp_path / "run").exists()
 
 
-# ---- what a shell gets to see ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "kind, trials",
+    [
+        ("manifest", 3),
+        pytest.param("generate", 2, marks=pytest.mark.slow),
+        pytest.param("evaluate", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_kills_at_random_moments(kind, trials):
+    script = ROOT / "scripts/bench/kill_writers.py"
+    command = [sys.executable, script, "--trials", str(trials), "--seed", "11", "--kinds", kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 and f"{trials} of {trials} ok" in done.stdout, (
+        done.stdout + done.stderr
+    )
 
-NASTY = ["a; touch f #", "$(touch f)", "`touch f`", "a' ; touch f; '", 'a"; touch f; "', "$(shell touch f)", "a\ntouch f", "a | touch f",
-         "a && touch f", "-x", "../../f", "a b", "${f:=x}", "a > f"]  # fmt: skip
+
+# ---- what a shell gets to see ------------------------------------------------------------------
+
+NASTY = [
+    "a; touch f #",
+    "$(touch f)",
+    "`touch f`",
+    "a' ; touch f; '",
+    'a"; touch f; "',
+    "$(shell touch f)",
+    "a\ntouch f",
+    "a | touch f",
+    "a && touch f",
+    "-x",
+    "../../f",
+    "a b",
+    "${f:=x}",
+    "a > f",
+]
 
 
 @pytest.fixture
 def stubbed(tmp_path):
-    "A virtual environment whose `r1nb` prints its arguments, one a line, and a setup that leaves a mark."
+    "A virtual environment whose `r1nb` prints its arguments, and a setup that leaves a mark."
     bin = tmp_path / "venv/bin"
     bin.mkdir(parents=True)
-    (bin / "r1nb").write_text("#!/bin/bash\nfor a in \"$@\"; do printf '%q\\n' \"$a\"; done\n")
+    (bin / "r1nb").write_text('#!/bin/bash\nfor a in "$@"; do printf \'%q\\n\' "$a"; done\n')
     (bin / "r1nb").chmod(0o755)
     for name in ("Makefile", "scripts/targets.sh"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -478,10 +659,18 @@ def stubbed(tmp_path):
     (tmp_path / "scripts/setup.sh").write_text("touch set-up; exit 3\n")
 
     def make(*arguments, **env):
-        done = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True,
-                              env={**os.environ, "VENV": "venv", **env}, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            ["make", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "VENV": "venv", **env},
+            timeout=60,
+        )
         words = done.stdout.splitlines()[1:]
-        unquoted = subprocess.run(["bash", "-c", f"printf '%s\\0' {' '.join(words)}"], capture_output=True, text=True)
+        unquoted = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {' '.join(words)}"], capture_output=True, text=True
+        )
         return done, unquoted.stdout.split("\0")[:-1]
 
     return make
@@ -492,7 +681,11 @@ def stubbed(tmp_path):
 @pytest.mark.parametrize("way", ["argument", "environment"])
 def test_make_evaluate_passes_text_on_and_runs_none(value, key, way, stubbed, tmp_path):
     given = {"MODEL": "o/m", "TASK": "aime24", key: value}
-    done, words = stubbed("evaluate", *(f"{k}={v}" for k, v in given.items())) if way == "argument" else stubbed("evaluate", **given)
+    done, words = (
+        stubbed("evaluate", *(f"{k}={v}" for k, v in given.items()))
+        if way == "argument"
+        else stubbed("evaluate", **given)
+    )
     assert not (tmp_path / "f").exists() and not (tmp_path / "set-up").exists()
     if done.returncode:
         assert key == "ARGS" and "cannot be split" in done.stdout + done.stderr
@@ -500,11 +693,20 @@ def test_make_evaluate_passes_text_on_and_runs_none(value, key, way, stubbed, tm
     split = {"TASK": value.split(), "ARGS": None}.get(key, [value])
     assert words[0] == "evaluate" and (split is None or set(split) <= set(words)), words
     folder = Path(words[words.index("--run-dir") + 1])
-    assert folder.parent == Path("runs/evaluate") and re.fullmatch(r"[\w+@=-][\w.+@=-]*", folder.name), folder
+    assert folder.parent == Path("runs/evaluate") and re.fullmatch(
+        r"[\w+@=-][\w.+@=-]*", folder.name
+    ), folder
 
 
-@pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", "MODEL=o/m"], ["evaluate", "TASK=aime24", "MODEL="],
-                                       ["evaluate", "MODEL=o/m", "TASK= "]])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate"],
+        ["evaluate", "MODEL=o/m"],
+        ["evaluate", "TASK=aime24", "MODEL="],
+        ["evaluate", "MODEL=o/m", "TASK= "],
+    ],
+)
 def test_make_evaluate_says_its_usage_before_it_sets_up(arguments, stubbed, tmp_path):
     done, _ = stubbed(*arguments, VENV="nothing-here")
     assert done.returncode == 2 and done.stdout.startswith("usage: make evaluate MODEL=")
@@ -514,9 +716,27 @@ def test_make_evaluate_says_its_usage_before_it_sets_up(arguments, stubbed, tmp_
 
 
 def test_words_of_make_evaluate(stubbed):
-    _, words = stubbed("evaluate", "MODEL=runs/x/model/", "TASK=math_500 lcb:v6", 'ARGS=--limit 10 --models "{a: b c}" *')
-    assert words == ["evaluate", "--model", "runs/x/model/", "--tasks", "math_500", "lcb:v6", "--run-dir",
-                     "runs/evaluate/model-math_500-lcb-v6", "--limit", "10", "--models", "{a: b c}", "*"]  # fmt: skip
+    _, words = stubbed(
+        "evaluate",
+        "MODEL=runs/x/model/",
+        "TASK=math_500 lcb:v6",
+        'ARGS=--limit 10 --models "{a: b c}" *',
+    )
+    assert words == [
+        "evaluate",
+        "--model",
+        "runs/x/model/",
+        "--tasks",
+        "math_500",
+        "lcb:v6",
+        "--run-dir",
+        "runs/evaluate/model-math_500-lcb-v6",
+        "--limit",
+        "10",
+        "--models",
+        "{a: b c}",
+        "*",
+    ]
 
 
 @pytest.mark.parametrize("value", NASTY)
@@ -526,7 +746,9 @@ def test_make_quickstart_passes_text_on_and_runs_none(value, stubbed, tmp_path):
     done, words = stubbed("quickstart", "SEED=3", f"RECIPE={value}")
     assert words == ["pipeline", value, "--seed", "3", "--name", "quickstart-seed3"]
     for target in ("clean", "docs", "setup"):
-        stubbed("-n", target, f"VENV={value}", f"RUNS={value}", f"EXTRAS={value}", f"PYTHON={value}")
+        stubbed(
+            "-n", target, f"VENV={value}", f"RUNS={value}", f"EXTRAS={value}", f"PYTHON={value}"
+        )
     assert not (tmp_path / "f").exists()
 
 
@@ -535,8 +757,12 @@ def test_batch_scripts_hold_text_and_run_none(value, tmp_path):
     from r1nb.launch import Job
     from r1nb.slurm import SlurmOptions, batch_script
 
-    job = Job("sft", overrides={"model_name_or_path": value, value: "1", "chat_template": value}, config=None,
-              run_dir=str(tmp_path / "runs" / value.replace("/", "_")))  # fmt: skip
+    job = Job(
+        "sft",
+        overrides={"model_name_or_path": value, value: "1", "chat_template": value},
+        config=None,
+        run_dir=str(tmp_path / "runs" / value.replace("/", "_")),
+    )
     if "\n" in value:
         with pytest.raises(InputError, match="cannot be printed"):
             batch_script(job, SlurmOptions())
@@ -545,17 +771,33 @@ def test_batch_scripts_hold_text_and_run_none(value, tmp_path):
     script = batch_script(job, options)
     assert all(line.startswith(("#SBATCH --", "#!")) for line in script.splitlines()[:6])
     assert script.count("#SBATCH --job-name=") == 1
-    for name, text in {"scontrol": "echo localhost; echo localhost", "scancel": ":", "srun": "exit 0"}.items():
+    for name, text in {
+        "scontrol": "echo localhost; echo localhost",
+        "scancel": ":",
+        "srun": "exit 0",
+    }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "job.sh").write_text(script)
     assert subprocess.run(["bash", "-n", tmp_path / "job.sh"]).returncode == 0
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7",
-           "SLURM_JOB_NODELIST": "n[1-2]", "R1NB_NODES_WAIT": "0"}  # fmt: skip
+    env = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "R1NB_NODES_WAIT": "0",
+    }
     (tmp_path / "work").mkdir()
     script = re.sub(r"(?m)^cd .*$", f"cd {tmp_path}/work", script, count=1)
     (tmp_path / "job.sh").write_text(script + "\n")
-    done = subprocess.run(["bash", tmp_path / "job.sh"], env=env, capture_output=True, text=True, cwd=tmp_path / "work")
+    done = subprocess.run(
+        ["bash", tmp_path / "job.sh"],
+        env=env,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "work",
+    )
     assert done.returncode == 0 and "ended with exit code 0" in done.stdout, done.stderr
     assert os.listdir(tmp_path / "work") == [] and not list(tmp_path.glob("**/f"))
 
