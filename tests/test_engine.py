@@ -203,14 +203,29 @@ def test_tags(tmp_path):
     assert "ValueError" in text(cells[1], "stderr") and text(cells[3]) == "reached\n"
 
 
-def test_only_python(tmp_path):
+@pytest.mark.parametrize(
+    "metadata, language",
+    [
+        ({"kernelspec": {"name": "ir", "language": "R", "display_name": "R"}}, "r"),
+        ({"kernelspec": {"name": "ir", "display_name": "R"}}, "r"),
+        ({"kernelspec": {"name": "julia-1.10", "display_name": "Julia 1.10"}}, "julia"),
+        ({"kernelspec": {"name": "mine", "display_name": "x", "language": "bash"}}, "bash"),
+        ({"language_info": {"name": "julia"}}, "julia"),
+        ({"kernelspec": {"name": "python2", "language": "python", "display_name": "x"}}, "python 2"),
+    ],
+)
+def test_only_python(tmp_path, metadata, language):
     from r1nb.engine import run_notebook
     from r1nb.settings import InputError
 
-    path = write(tmp_path)
-    path.write_text(path.read_text().replace('"language": "python"', '"language": "R"'))
-    with pytest.raises(InputError, match="a notebook in r; the engine r1nb runs python"):
-        run_notebook(path, tmp_path / "out.ipynb")
+    nb = new_notebook(cells=[new_code_cell("open('ran', 'w')")], metadata=metadata)
+    nbformat.write(nb, tmp_path / "in.ipynb")
+    with pytest.raises(InputError, match=f"in.ipynb: a notebook in {language}; the engine r1nb runs python"):
+        run_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb")
+    if language in ("r", "julia"):
+        rc, out, err = papermill(tmp_path, tmp_path / "in.ipynb", "-k", "python3", "-l", "python")
+        assert rc != 0 and f"InputError: a notebook in {language}" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.ipynb"]
 
 
 def test_progress_bars_are_one_line_and_live(tmp_path):
@@ -541,3 +556,120 @@ def test_a_forked_child_that_outlives_the_notebook_leaves_the_record_alone(tmp_p
     assert "child" not in "".join(text(c) for c in cells)
     if kind != "displays":
         assert "child" in out + err
+
+
+# ---- asking, deadlines, tasks, what a cell leaves behind -----------------------------------------------------------
+
+
+ASKING = {
+    "input": ("input('name? ')", "StdinNotImplementedError", "'name? ': a batch job has nobody to ask"),
+    "getpass": ("from getpass import getpass\ngetpass()", "StdinNotImplementedError", "nobody to ask"),
+    "debugger": ("breakpoint()\n1", "StdinNotImplementedError", "nobody to ask"),
+    "read": ("import sys\nassert sys.stdin.read() == '' and not sys.stdin.readline(); 1/0", "ZeroDivisionError", ""),
+    "child": ("import subprocess\nassert subprocess.run(['cat'], capture_output=True).stdout == b''; 1/0",
+              "ZeroDivisionError", ""),
+    "descriptor": ("import os\nassert os.read(0, 9) == b''; 1/0", "ZeroDivisionError", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_a_cell_that_asks_does_not_wait(tmp_path, kind):
+    source, ename, words = ASKING[kind]
+    process = start([*PAPERMILL, write(tmp_path, source), tmp_path / "out.ipynb"], stdin=subprocess.PIPE)  # open, silent
+    try:
+        wait_for(lambda: process.poll() is not None, "end")
+    finally:
+        process.kill()
+        finish(process)
+    error = record(tmp_path)[1].outputs[-1]
+    assert error.ename == ename and words in error.evalue
+
+
+def test_stdin_is_given_back(tmp_path):
+    code = (
+        "import sys; from r1nb.engine import run_notebook\n"
+        f"run_notebook({str(write(tmp_path, '1'))!r}, {str(tmp_path / 'out.ipynb')!r}, live=False); print(input())"
+    )
+    process = start([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    out, err = process.communicate("words\n", timeout=DEADLINE)
+    assert (process.returncode, out) == (0, "words\n"), err
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ntime.sleep(80)",
+        "while True: pass",
+        "import time\ntry: time.sleep(80)\nexcept Exception: print('caught')",
+        "import subprocess\nsubprocess.run(['sleep', '80'])",
+        "import asyncio\nawait asyncio.sleep(80)",
+    ],
+)
+def test_execution_timeout_ends_a_cell(tmp_path, source):
+    rc, out, err = papermill(tmp_path, write(tmp_path, source, "print('never')"), "--execution-timeout", "1")
+    assert rc != 0 and "CellTimeoutError" in err
+    cells = record(tmp_path)
+    assert states(cells) == ["completed", "failed", "pending"]
+    error = cells[1].outputs[-1]
+    assert error.ename == "CellTimeoutError" and "within 1 s" in error.evalue
+
+
+def test_a_timeout_that_cannot_be_kept_is_refused(tmp_path):
+    import threading
+
+    from r1nb.engine import run_notebook
+    from r1nb.settings import InputError
+
+    path, seen = write(tmp_path, "1"), []
+
+    def work():
+        try:
+            run_notebook(path, tmp_path / "out.ipynb", live=False, timeout=5)
+        except InputError as e:
+            seen.append(str(e))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert "execution_timeout 5: only the main thread" in seen[0] and not (tmp_path / "out.ipynb").exists()
+    run_notebook(path, tmp_path / "out.ipynb", live=False, timeout=60)  # and one that is long enough changes nothing
+    assert states(record(tmp_path)) == ["completed", "completed"]
+
+
+def test_asyncio_tasks_go_on_between_cells(tmp_path):
+    from r1nb.engine import run_notebook
+
+    path = write(
+        tmp_path,
+        "import asyncio\nasync def work(n):\n    await asyncio.sleep(n); print('done', n); return n",
+        "short = asyncio.create_task(work(.05))\nlong = asyncio.ensure_future(work(600))",
+        "await asyncio.sleep(.2)\nshort.result()",
+        "async def main(): return await asyncio.create_task(work(0))\nasyncio.run(main())",
+    )
+    run_notebook(path, tmp_path / "out.ipynb", live=False)
+    cells = record(tmp_path)
+    assert "done 0.05" in text(cells[3]) and cells[3].outputs[-1].data["text/plain"] == "0.05"
+    assert text(cells[4]) == "done 0\n"
+    assert "1 asyncio tasks had not ended with the notebook and were cancelled: work" in text(cells[4], "stderr")
+
+
+def test_what_a_cell_leaves_behind_ends_with_the_notebook(tmp_path):
+    path = write(
+        tmp_path,
+        "import os, shutil, sys, threading, warnings\nsys.settrace(lambda *_: None)",
+        "threading.excepthook = lambda args: print('thread', args.exc_type.__name__)\n"
+        "t = threading.Thread(target=lambda: 1/0); t.start(); t.join()",
+        "warnings.simplefilter('error')",
+        "os.mkdir('gone'); os.chdir('gone'); shutil.rmtree('../gone'); print('here')",
+        "print('still here')",
+    )
+    code = (
+        "import os, sys, threading, warnings; from r1nb.engine import run_notebook\n"
+        "state = lambda: (sys.gettrace(), threading.excepthook, [f for f in warnings.filters if f[0] == 'error'], os.getcwd())\n"
+        "before = state(); run_notebook('in.ipynb', 'out.ipynb', live=False); assert state() == before"
+    )
+    rc, out, err = finish(start([sys.executable, "-c", code], cwd=path.parent))
+    assert rc == 0, err
+    cells = record(tmp_path)
+    assert set(states(cells)) == {"completed"} and text(cells[5]) == "still here\n"
+    assert text(cells[2]) == "thread ZeroDivisionError\n"
