@@ -665,8 +665,8 @@ def test_what_a_cell_leaves_behind_ends_with_the_notebook(tmp_path):
     )
     code = (
         "import os, sys, threading, warnings; from r1nb.engine import run_notebook\n"
-        "state = lambda: (sys.gettrace(), threading.excepthook, [f for f in warnings.filters if f[0] == 'error'], os.getcwd())\n"
-        "before = state(); run_notebook('in.ipynb', 'out.ipynb', live=False); assert state() == before"
+        "state = lambda: (sys.gettrace(), threading.excepthook, [f for f in warnings.filters if f[0] == 'error' and f[2] is Warning], os.getcwd())\n"
+        "before = state(); run_notebook('in.ipynb', 'out.ipynb', live=False); assert state() == before, (before, state())"
     )
     rc, out, err = finish(start([sys.executable, "-c", code], cwd=path.parent))
     assert rc == 0, err
