@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['STAGES', 'OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'PARAMETERS', 'ALLOCATORS', 'ACCELERATORS',
            'DISTRIBUTED', 'SAMPLING', 'EARLIER', 'job_notebook', 'stage_module', 'local_inputs', 'check_stage',
-           'open_job', 'default_run_dir', 'Job', 'run_folder', 'prepare', 'execute_job', 'stage_of', 'notebook_job',
-           'listeners', 'run_here', 'join_ranks', 'leave_ranks', 'allocator', 'job_environment', 'adopt_environment',
-           'run_process', 'accelerator_file', 'driver_gpus', 'count_gpus', 'suited', 'ranks_of', 'free_port',
-           'job_command', 'start_job', 'blame', 'settle', 'accelerate_main', 'Pipeline', 'load_pipeline', 'stand_in',
-           'check_pipeline', 'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline', 'make_report',
-           'guarded', 'main', 'script']
+           'open_job', 'default_run_dir', 'unfinished', 'Job', 'run_folder', 'prepare', 'execute_job', 'stage_of',
+           'notebook_job', 'listeners', 'run_here', 'join_ranks', 'leave_ranks', 'allocator', 'job_environment',
+           'adopt_environment', 'run_process', 'accelerator_file', 'driver_gpus', 'count_gpus', 'suited', 'ranks_of',
+           'free_port', 'job_command', 'start_job', 'blame', 'settle', 'accelerate_main', 'Pipeline', 'load_pipeline',
+           'stand_in', 'check_pipeline', 'remaining_minutes', 'minutes_text', 'changed_inputs', 'run_pipeline',
+           'make_report', 'guarded', 'main', 'script']
 
 # %% ../nbs/51_launch.ipynb #a0dfc5ec
 import ast, errno, importlib, json, os, re, shutil, signal, socket, subprocess, sys, threading, time
@@ -19,8 +19,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .recipes import find_recipe, parse_overrides, read_recipe
-from .runs import (Preempted, Run, batch_job, claim, fingerprint, now, open_run, process_mark,
+from .recipes import OUTPUTS, find_recipe, parse_overrides, read_recipe
+from .runs import (Preempted, Run, batch_job, claim, finished, fingerprint, now, open_run, process_mark,
                        rank, running, shared, under_deepspeed, wait_for_everyone, was_removed,
                        world_size, write_text)
 from .settings import InputError, did_you_mean, hub_reachable, settings
@@ -84,6 +84,25 @@ def default_run_dir(stage: str, config=None) -> Path:
     name = 'default' if not isinstance(config, (str, Path)) else Path(str(config).split('#')[0]).stem
     return settings().runs/stage/name
 
+# %% ../nbs/51_launch.ipynb #5d5d966b
+def unfinished(run: Run, stage: str, executed=None) -> str | None:
+    """What `run` lacks of what its `stage` promises, though its notebook has ended; None if nothing. `executed` is the notebook.
+
+    A rank other than 0 cannot ask the manifest, which rank 0 may not have written yet: it knows whether it has come to the end itself."""
+    if stage not in OUTPUTS: return None
+    cells = [c for c in (executed.cells if executed else []) if c.cell_type == 'code' and c.source.strip()]
+    left = [i for i, c in enumerate(cells, 1) if c.metadata.papermill.status == 'pending'
+            and not {'skip-execution', 'rank-0'} & set(c.metadata.get('tags', []))]
+    early = f"; its cell {left[0] - 1} ended it early (sys.exit, exit or quit)" if left else ''
+    if rank():
+        if not left or run.path in finished: return None
+        return f"the notebook has ended, but the run was not completed on this rank{early}"
+    folder = run/OUTPUTS[stage]
+    if run.manifest.get('status') != 'completed':
+        return f"the notebook has ended, but the run is not completed: nothing left its `with running(run)`{early}"
+    if not (folder.is_dir() and any(folder.iterdir())):
+        return f"the run says that it is completed, but what {stage} is to leave is missing: there is nothing in {folder}"
+
 # %% ../nbs/51_launch.ipynb #fbec8cf4
 @dataclass
 class Job:
@@ -138,10 +157,11 @@ def execute_job(job: Job) -> int:
         return OK
     record = run/'logs'/f'job-rank{rank()}.ipynb' if rank() else run/'job.ipynb'
     try:
-        with listeners(run) as files, (running(run) if job.stage == 'notebook' else nullcontext()): run_notebook(notebook, record, parameters, live=False, **files)
+        with listeners(run) as files, (running(run) if job.stage == 'notebook' else nullcontext()): executed = run_notebook(notebook, record, parameters, live=False, **files)
     except KeyboardInterrupt: return _ended(run, 'interrupted', INTERRUPTED, record)
     except Preempted as e: return _ended(run, 'preempted', TERMINATED, record, None if isinstance(e, Terminated) else str(e))
     except PapermillExecutionError as e: return _ended(run, 'failed', FAILED, record, f'{e.ename}: {e.evalue}')
+    if lacking := unfinished(run, job.stage, executed): return _ended(run, 'failed', FAILED, record, lacking, lost=not rank())
     _ended(run, 'completed', OK, record)
     leave_ranks()
     return OK
@@ -178,15 +198,15 @@ def notebook_job(path: str | Path, parameters: dict | None = None, config: str |
     return Job(stage, str(path), config, {**(given or {}), **overrides}, run_dir, parameters, **options)
 
 # %% ../nbs/51_launch.ipynb #a9f9ee71
-def _ended(run: Run, status: str, code: int, record: Path, error: str | None = None) -> int:
-    "Note how this rank of `run` ended, if the run has not done so itself, and say where the record is. A run that is complete stays so, also when a cell after it failed."
+def _ended(run: Run, status: str, code: int, record: Path, error: str | None = None, lost: bool = False) -> int:
+    "Note how this rank of `run` ended, if the run has not done so itself, and say where the record is. A run that is complete stays so, also when a cell after it failed, unless its output is `lost`."
     if world_size() > 1: write_text(run/'logs'/f'rank-{rank()}.json', json.dumps({'rank': rank(), 'status': status, 'code': code, 'error': error, 'time': time.time()}))
-    if run.manifest.get('status') in ('created', 'running') and status != 'completed': run.update(status=status, error=error, ended=now())
+    claims = ('created', 'running', 'completed') if lost else ('created', 'running')
+    if run.manifest.get('status') in claims and status != 'completed': run.update(status=status, error=error, ended=now())
     if status == 'completed' or rank() and status != 'failed': return code
     print(f"r1nb: {f'rank {rank()} ' if world_size() > 1 else ''}{status}{': ' + error if error else ''}\n  the record up to there: {record}", file=sys.stderr)
     if status != 'failed': print('  the same command goes on from the last checkpoint or sample', file=sys.stderr)
     return code
-
 
 # %% ../nbs/51_launch.ipynb #3f79049b
 @contextmanager
@@ -358,9 +378,9 @@ def job_command(job: Job) -> list[str]:
             '--main_process_port', str(free_port()), *own]
 
 def start_job(job: Job) -> int:
-    "Run `job` in a process of its own, or in one for each rank; returns its exit code. A job that a signal killed outright is noted as such."
+    "Run `job` in a process of its own, or in one for each rank; returns its exit code. What a job cannot say itself (a signal has killed it, or `os._exit`) is noted in its manifest."
     code = run_process(job_command(job), {**job_environment(), 'R1NB_RUN_DIR': str(run_folder(job))})
-    with suppress(InputError): settle(Run(run_folder(job)), code)    # damaged: the job has said so
+    with suppress(InputError): code = settle(Run(run_folder(job)), code)    # damaged: the job has said so
     if code > 128 and code not in (INTERRUPTED, TERMINATED): print(f"r1nb: the job's process was killed by signal {code - 128}"
         + (' (out of memory?)' if code == 128 + signal.SIGKILL else ''), file=sys.stderr)
     return code
@@ -378,13 +398,22 @@ def blame(notes: dict[int, dict], exits: dict[int, int]) -> tuple[str, int, str]
     if ended: return ended[0]['status'], ended[0]['code'], f"rank {ended[0]['rank']}: {ended[0]['error'] or ended[0]['status']}"
     return 'failed', next((c for c in exits.values() if c > 0), FAILED), f'ranks ended with exit codes {exits}'
 
-def settle(run: Run, code: int) -> None:
-    "Note in the manifest of `run` that a signal killed its process outright (exit code `code` above 128), unless it says already how the run ended, or another process is at it."
+def settle(run: Run, code: int) -> int:
+    """Note in the manifest of `run` how its process ended, with exit code `code`, where it has not said so itself: a signal killed
+    it outright (`code` above 128), or it left through `os._exit`. Returns the exit code that this is: a process that went
+    without a word has failed. Leaves alone what another process is at."""
     state, job = run.manifest.get('status'), run.manifest.get('slurm', {}).get('job')
-    if code - 128 not in signal.valid_signals() or run.in_other_hands: return
-    if state not in ('created', 'running') and not (state == 'queued' and job == batch_job()): return
-    status, _, error = blame({}, {0: 128 - code})
-    run.update(status=status, error=error.replace('rank 0', 'its process'), ended=now())
+    if code != OK and code - 128 not in signal.valid_signals() or run.in_other_hands: return code
+    if state not in ('created', 'running') and not (state == 'queued' and job == batch_job()): return code
+    if code == OK:
+        status, error = 'failed', ('its process ended (exit code 0) without saying how: os._exit in a cell or a library? '
+                                   'The run is not completed')
+        if not rank(): print(f'r1nb: failed: {error}\n  the record up to there: {run/"job.ipynb"}', file=sys.stderr)
+    else:
+        status, _, error = blame({}, {0: 128 - code})
+        error = error.replace('rank 0', 'its process')
+    run.update(status=status, error=error, ended=now())
+    return code or FAILED
 
 def accelerate_main(arguments: list[str]) -> int:
     "`accelerate launch` with `arguments`, in this process. Returns an exit code that says what happened, and settles the manifest of $R1NB_RUN_DIR."
@@ -409,7 +438,6 @@ def accelerate_main(arguments: list[str]) -> int:
         return OK
     print(f'r1nb: {status}: {error}', file=sys.stderr)
     return code
-
 
 # %% ../nbs/51_launch.ipynb #0196e754
 @dataclass
@@ -542,7 +570,7 @@ def main(arguments: list[str] | None = None) -> int:
     from r1nb.engine import die_with_parent
     die_with_parent()
     verb, *rest = arguments or sys.argv[1:]
-    if verb == 'settle': return settle(Run(os.environ['R1NB_RUN_DIR']), int(rest[0])) or OK
+    if verb == 'settle': return settle(Run(os.environ['R1NB_RUN_DIR']), int(rest[0]))
     if verb == 'accelerate' or world_size() > 1: signal.signal(signal.SIGINT, signal.SIG_DFL)     # while importing: die of it, so that the exit code says so
     if batch_job(): adopt_environment()
     if verb == 'accelerate': return accelerate_main(rest)

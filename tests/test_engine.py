@@ -1,7 +1,9 @@
 "The engine in real processes: the papermill command line, signals, deaths. Every process has a deadline."
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import time
 
 import nbformat
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 DEADLINE = 90  # seconds; each of these processes takes two or three on an idle machine
@@ -68,6 +72,14 @@ def wait_for(condition, what):
             return value
         time.sleep(0.05)
     pytest.fail(f"no {what} within {DEADLINE} s")
+
+
+def gone(pid):
+    "Whether process `pid` has ended (it may be a zombie that nobody asks for)."
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 @pytest.fixture
@@ -191,14 +203,29 @@ def test_tags(tmp_path):
     assert "ValueError" in text(cells[1], "stderr") and text(cells[3]) == "reached\n"
 
 
-def test_only_python(tmp_path):
+@pytest.mark.parametrize(
+    "metadata, language",
+    [
+        ({"kernelspec": {"name": "ir", "language": "R", "display_name": "R"}}, "r"),
+        ({"kernelspec": {"name": "ir", "display_name": "R"}}, "r"),
+        ({"kernelspec": {"name": "julia-1.10", "display_name": "Julia 1.10"}}, "julia"),
+        ({"kernelspec": {"name": "mine", "display_name": "x", "language": "bash"}}, "bash"),
+        ({"language_info": {"name": "julia"}}, "julia"),
+        ({"kernelspec": {"name": "python2", "language": "python", "display_name": "x"}}, "python 2"),
+    ],
+)
+def test_only_python(tmp_path, metadata, language):
     from r1nb.engine import run_notebook
     from r1nb.settings import InputError
 
-    path = write(tmp_path)
-    path.write_text(path.read_text().replace('"language": "python"', '"language": "R"'))
-    with pytest.raises(InputError, match="a notebook in r; the engine r1nb runs python"):
-        run_notebook(path, tmp_path / "out.ipynb")
+    nb = new_notebook(cells=[new_code_cell("open('ran', 'w')")], metadata=metadata)
+    nbformat.write(nb, tmp_path / "in.ipynb")
+    with pytest.raises(InputError, match=f"in.ipynb: a notebook in {language}; the engine r1nb runs python"):
+        run_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb")
+    if language in ("r", "julia"):
+        rc, out, err = papermill(tmp_path, tmp_path / "in.ipynb", "-k", "python3", "-l", "python")
+        assert rc != 0 and f"InputError: a notebook in {language}" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.ipynb"]
 
 
 def test_progress_bars_are_one_line_and_live(tmp_path):
@@ -322,13 +349,7 @@ def test_a_child_dies_with_its_parent(tmp_path):
     process.kill()
     process.wait()
 
-    def gone():
-        try:
-            return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
-        except OSError:
-            return True
-
-    wait_for(gone, "end of the child")
+    wait_for(lambda: gone(pid), "end of the child")
     process.communicate()
 
 
@@ -336,3 +357,319 @@ def test_importing_the_engine_is_light():
     code = "import r1nb.engine, sys; print({'torch', 'IPython', 'papermill', 'nbformat'} & set(sys.modules))"
     rc, out, err = finish(start([sys.executable, "-c", code]))
     assert (rc, out) == (0, "set()\n"), err
+
+
+# ---- whatever a cell prints ----------------------------------------------------------------------------------------
+
+PLAIN = st.text(st.characters(exclude_characters="\r\n\x1b", exclude_categories=["Cs"]), max_size=12)
+COLOURS = ["\x1b[31m", "\x1b[1m", "\x1b[0m", "\x1b[38;5;28m", "\x1b[38:2::1:2:3m", "\x1b[m"]
+OTHERS = ["\x1b[?25l", "\x1b[?2004h", "\x1b[2J", "\x1b[10;20H", "\x1b[5C", "\x1b7", "\x1b(B", "\x1bc", "\x1b[>4;1m",
+          "\x1b]8;;http://a/b;c\x07", "\x1b]8;;\x1b\\", "\x1b]0;a title\x1b\\", "\x1bPq#0\x1b\\", "\x1b_Gi=1\x1b\\"]  # fmt: skip
+ESCAPES = st.sampled_from(COLOURS + OTHERS)
+
+
+def in_pieces(text, cuts):
+    "`text`, cut at `cuts`."
+    places = sorted({min(c, len(text)) for c in cuts})
+    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)])]
+
+
+def shown(*texts):
+    "What the record and a log make of writes."
+    from r1nb.engine import Lines, Screen
+
+    screen, log = Screen(), io.StringIO()
+    lines = Lines(log)
+    for text in texts:
+        screen.write(text)
+        lines.write(text)
+    screen.close()
+    lines.close()
+    return str(screen), log.getvalue()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.one_of(PLAIN, ESCAPES), max_size=6), max_size=4), st.lists(st.integers(0, 120), max_size=9))
+def test_the_visible_text_is_what_was_printed(lines, cuts):
+    plain = "".join("".join(p for p in line if p not in COLOURS + OTHERS) + "\n" for line in lines)
+    record, log = shown(*in_pieces("".join("".join(line) + "\n" for line in lines), cuts))
+    assert re.sub(r"\x1b\[[\d;:]*m", "", record) == plain
+    assert log == plain
+    assert [e for line in lines for e in line if e in COLOURS] == re.findall(r"\x1b\[[\d;:]*m", record)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.text(st.sampled_from("\x1b\x1b\x1b[[]PX^_\\;:?09mKABGhl \x07\r\n\x08\x9b\x9d\x9cab\ud800é"), max_size=40),
+    st.lists(st.integers(0, 40), max_size=6),
+)
+def test_no_text_can_raise_and_where_it_is_cut_does_not_matter(text, cuts):
+    assert shown(*in_pieces(text, cuts)) == shown(text)
+
+
+def test_a_sequence_without_an_end_loses_no_line():
+    record, log = shown("\x1b]8;;http", "://x\n", "a" * 9000 + "\n", "\x1b]", "b" * 9000, "\n", "last\x1b[")
+    assert record == log.rstrip("\n") == "8;;http://x\n" + "a" * 9000 + "\n" + "b" * 9000 + "\nlast"
+
+
+ODD = {
+    "colour": ("print('\\x1b[31mred\\x1b[0m')", "\x1b[31mred\x1b[0m\n"),
+    "cursor": ("print('\\x1b[?25lhidden\\x1b[?25h')", "hidden\n"),
+    "link": ("print('\\x1b]8;;http://a\\x07link\\x1b]8;;\\x07')", "link\n"),
+    "lone": ("import sys\nsys.stdout.write('a\\x1b'); sys.stdout.write('[1mb\\x1b'); print(end='[')", "a\x1b[1mb"),
+    "c1": ("print('\\x9b31mx\\x85')", "\x9b31mx\x85\n"),
+    "huge": ("print('\\x1b[' + '9' * 9000 + 'Bx')", "x\n"),
+    "surrogate": ("print('half \\ud800')", "half \\ud800\n"),
+    "bytes": ("import sys\nfor b in 'é\\n'.encode(): n = sys.stdout.buffer.write(bytes([b]))", "é\n"),
+    "closed": ("import sys\nsys.stdout.close()\nprint('still')", "still\n"),
+    "replaced": ("import io, sys\nsys.stdout, old = io.StringIO(), sys.stdout\nprint('x')\nold.write('y\\n');", "y\n"),
+    "rich": ("from rich.console import Console\nConsole(force_terminal=True, width=40).print('[bold]loud[/] x')",
+             "\x1b[1mloud\x1b[0m x\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_things_to_print(tmp_path, kind):
+    from r1nb.engine import run_notebook
+
+    source, expected = ODD[kind]
+    if kind == "rich":
+        pytest.importorskip("rich")
+    stdout, log = sys.stdout, io.StringIO()
+    run_notebook(write(tmp_path, source, "import sys"), tmp_path / "out.ipynb", live=False, stdout=log)
+    assert sys.stdout is stdout
+    cells = record(tmp_path)
+    assert set(states(cells)) == {"completed"}
+    assert text(cells[1]) == expected
+
+
+def test_a_coloured_logging_formatter_does_not_end_the_job(tmp_path):
+    path = write(
+        tmp_path,
+        "import logging, sys\nhandler = logging.StreamHandler(sys.stderr)\n"
+        "handler.setFormatter(logging.Formatter('\\x1b[33m%(levelname)s\\x1b[0m %(message)s'))\n"
+        "log = logging.getLogger('coloured')\nlog.addHandler(handler)\nlog.propagate = False\nlog.warning('careful')",
+    )
+    rc, out, err = papermill(tmp_path, path)
+    assert rc == 0, err
+    assert text(record(tmp_path)[1], "stderr") == "\x1b[33mWARNING\x1b[0m careful\n"
+
+
+@pytest.mark.parametrize(
+    "source, ename, words",
+    [
+        ("raise ValueError('half \\ud800')", "ValueError", r"half \\ud800"),
+        ("class Mute(Exception):\n    def __str__(self): raise RuntimeError('no')\nraise Mute", "Mute", "no|failed"),
+        ("{'\\udcff': 1}['\\ud800']", "KeyError", "ud800"),
+    ],
+)
+def test_what_an_exception_says_can_be_written(tmp_path, source, ename, words):
+    from papermill import PapermillExecutionError
+
+    from r1nb.engine import run_notebook
+
+    with pytest.raises(PapermillExecutionError) as raised:
+        run_notebook(write(tmp_path, source), tmp_path / "out.ipynb", live=False)
+    names = {ename, "RuntimeError"} if ename == "Mute" else {ename}  # IPython fails over it, or does not
+    assert raised.value.ename in names and re.search(words, raised.value.evalue)
+    assert record(tmp_path)[1].outputs[-1].ename in names
+    json.dumps(record(tmp_path)[1].outputs, ensure_ascii=False).encode()  # no half of a pair is left
+
+
+def test_display_data_can_be_written(tmp_path):
+    from r1nb.engine import run_notebook
+
+    path = write(
+        tmp_path,
+        "from IPython.display import display\n"
+        "display({'text/plain': 'a\\ud800', 'application/json': {'\\ud800': ['\\udfff']}}, raw=True,"
+        " metadata={'a': '\\ud800'})",
+    )
+    run_notebook(path, tmp_path / "out.ipynb", live=False)
+    (output,) = record(tmp_path)[1].outputs
+    assert output.data == {"text/plain": "a\\ud800", "application/json": {"\\ud800": ["\\udfff"]}}
+    assert output.metadata == {"a": "\\ud800"}
+
+
+# ---- threads and forked children -----------------------------------------------------------------------------------
+
+THREADS = """
+import logging, sys, threading
+stream, log = sys.stdout, logging.getLogger('thread')
+log.addHandler(logging.StreamHandler(sys.stderr))
+log.propagate = False
+def work(i):
+    while True:
+        print('thread', i)
+        stream.write('held %d\\n' % i)
+        log.error('logged %d', i)
+for i in range(4): threading.Thread(target=work, args=(i,), daemon=True).start()
+import time; time.sleep(.05); print('main')
+"""
+
+
+def test_threads_that_print_while_everything_ends(tmp_path):
+    code = (
+        "import sys; from r1nb.engine import run_notebook\n"
+        "run_notebook(sys.argv[1], sys.argv[2], live=sys.argv[3] == '1')"
+    )
+    path, bad = write(tmp_path, THREADS), []
+    for trial in range(20):
+        with open(tmp_path / "errors.txt", "w+") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, path, tmp_path / "out.ipynb", str(trial % 2)],
+                stdout=subprocess.DEVNULL if trial % 4 < 2 else errors, stderr=errors,
+            )  # fmt: skip
+            rc = process.wait(DEADLINE)
+            errors.seek(0)
+            said = errors.read()
+        if rc or "Traceback" in said or "Fatal" in said:
+            bad.append((trial, rc, said[-500:]))
+        cells = record(tmp_path)
+        assert states(cells) == ["completed", "completed"] and "main" in text(cells[1])
+    assert not bad
+
+
+FORKS = {
+    "falls off the cell": "import os, time\nchild = os.fork()\nif not child: time.sleep(2); print('child', flush=True)",
+    "raises": "import os, time\nchild = os.fork()\nif not child: time.sleep(2); raise ValueError('child')",
+    "exits": "import os, sys, time\nchild = os.fork()\nif not child: time.sleep(2); print('child'); sys.exit(3)",
+    "displays": "import os, time\nchild = os.fork()\nif not child:\n    time.sleep(2); display('child')\n'parent'",
+}
+
+
+@pytest.mark.parametrize("kind", FORKS)
+def test_a_forked_child_that_outlives_the_notebook_leaves_the_record_alone(tmp_path, kind):
+    after = "open('pids.txt', 'a').write(f'{os.getpid()}\\n'); print('later', child)"
+    path = write(tmp_path, FORKS[kind], after)
+    process = start([*PAPERMILL, path, tmp_path / "out.ipynb"], cwd=tmp_path)
+    wait_for(lambda: process.poll() is not None, "end of the notebook")
+    before = (tmp_path / "out.ipynb").read_bytes()
+    rc, out, err = finish(process)  # the child has the pipes, too: this waits for its end
+    assert rc == 0 and len((tmp_path / "pids.txt").read_text().splitlines()) == 1
+    cells = record(tmp_path)
+    assert states(cells) == ["completed"] * 3 and text(cells[2]).startswith("later ")
+    child = int(text(cells[2]).split()[1])
+    assert child > 0
+    wait_for(lambda: gone(child), "end of the child")
+    assert (tmp_path / "out.ipynb").read_bytes() == before and '"error"' not in before.decode()
+    assert "child" not in "".join(text(c) for c in cells)
+    if kind != "displays":
+        assert "child" in out + err
+
+
+# ---- asking, deadlines, tasks, what a cell leaves behind -----------------------------------------------------------
+
+
+ASKING = {
+    "input": ("input('name? ')", "StdinNotImplementedError", "'name? ': a batch job has nobody to ask"),
+    "getpass": ("from getpass import getpass\ngetpass()", "StdinNotImplementedError", "nobody to ask"),
+    "debugger": ("breakpoint()\n1", "StdinNotImplementedError", "nobody to ask"),
+    "read": ("import sys\nassert sys.stdin.read() == '' and not sys.stdin.readline(); 1/0", "ZeroDivisionError", ""),
+    "child": ("import subprocess\nassert subprocess.run(['cat'], capture_output=True).stdout == b''; 1/0",
+              "ZeroDivisionError", ""),
+    "descriptor": ("import os\nassert os.read(0, 9) == b''; 1/0", "ZeroDivisionError", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_a_cell_that_asks_does_not_wait(tmp_path, kind):
+    source, ename, words = ASKING[kind]
+    process = start([*PAPERMILL, write(tmp_path, source), tmp_path / "out.ipynb"], stdin=subprocess.PIPE)  # open, silent
+    try:
+        wait_for(lambda: process.poll() is not None, "end")
+    finally:
+        process.kill()
+        finish(process)
+    error = record(tmp_path)[1].outputs[-1]
+    assert error.ename == ename and words in error.evalue
+
+
+def test_stdin_is_given_back(tmp_path):
+    code = (
+        "import sys; from r1nb.engine import run_notebook\n"
+        f"run_notebook({str(write(tmp_path, '1'))!r}, {str(tmp_path / 'out.ipynb')!r}, live=False); print(input())"
+    )
+    process = start([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    out, err = process.communicate("words\n", timeout=DEADLINE)
+    assert (process.returncode, out) == (0, "words\n"), err
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ntime.sleep(80)",
+        "while True: pass",
+        "import time\ntry: time.sleep(80)\nexcept Exception: print('caught')",
+        "import subprocess\nsubprocess.run(['sleep', '80'])",
+        "import asyncio\nawait asyncio.sleep(80)",
+    ],
+)
+def test_execution_timeout_ends_a_cell(tmp_path, source):
+    rc, out, err = papermill(tmp_path, write(tmp_path, source, "print('never')"), "--execution-timeout", "1")
+    assert rc != 0 and "CellTimeoutError" in err
+    cells = record(tmp_path)
+    assert states(cells) == ["completed", "failed", "pending"]
+    error = cells[1].outputs[-1]
+    assert error.ename == "CellTimeoutError" and "within 1 s" in error.evalue
+
+
+def test_a_timeout_that_cannot_be_kept_is_refused(tmp_path):
+    import threading
+
+    from r1nb.engine import run_notebook
+    from r1nb.settings import InputError
+
+    path, seen = write(tmp_path, "1"), []
+
+    def work():
+        try:
+            run_notebook(path, tmp_path / "out.ipynb", live=False, timeout=5)
+        except InputError as e:
+            seen.append(str(e))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert "execution_timeout 5: only the main thread" in seen[0] and not (tmp_path / "out.ipynb").exists()
+    run_notebook(path, tmp_path / "out.ipynb", live=False, timeout=60)  # and one that is long enough changes nothing
+    assert states(record(tmp_path)) == ["completed", "completed"]
+
+
+def test_asyncio_tasks_go_on_between_cells(tmp_path):
+    from r1nb.engine import run_notebook
+
+    path = write(
+        tmp_path,
+        "import asyncio\nasync def work(n):\n    await asyncio.sleep(n); print('done', n); return n",
+        "short = asyncio.create_task(work(.05))\nlong = asyncio.ensure_future(work(600))",
+        "await asyncio.sleep(.2)\nshort.result()",
+        "async def main(): return await asyncio.create_task(work(0))\nasyncio.run(main())",
+    )
+    run_notebook(path, tmp_path / "out.ipynb", live=False)
+    cells = record(tmp_path)
+    assert "done 0.05" in text(cells[3]) and cells[3].outputs[-1].data["text/plain"] == "0.05"
+    assert text(cells[4]) == "done 0\n"
+    assert "1 asyncio tasks had not ended with the notebook and were cancelled: work" in text(cells[4], "stderr")
+
+
+def test_what_a_cell_leaves_behind_ends_with_the_notebook(tmp_path):
+    path = write(
+        tmp_path,
+        "import os, shutil, sys, threading, warnings\nsys.settrace(lambda *_: None)",
+        "threading.excepthook = lambda args: print('thread', args.exc_type.__name__)\n"
+        "t = threading.Thread(target=lambda: 1/0); t.start(); t.join()",
+        "warnings.simplefilter('error')",
+        "os.mkdir('gone'); os.chdir('gone'); shutil.rmtree('../gone'); print('here')",
+        "print('still here')",
+    )
+    code = (
+        "import os, sys, threading, warnings; from r1nb.engine import run_notebook\n"
+        "state = lambda: (sys.gettrace(), threading.excepthook, [f for f in warnings.filters if f[0] == 'error' and f[2] is Warning], os.getcwd())\n"
+        "before = state(); run_notebook('in.ipynb', 'out.ipynb', live=False); assert state() == before, (before, state())"
+    )
+    rc, out, err = finish(start([sys.executable, "-c", code], cwd=path.parent))
+    assert rc == 0, err
+    cells = record(tmp_path)
+    assert set(states(cells)) == {"completed"} and text(cells[5]) == "still here\n"
+    assert text(cells[2]) == "thread ZeroDivisionError\n"

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -374,9 +376,111 @@ def vowels(completions, **columns): return [weight * sum(map(t.count, "aeiou")) 
     assert total > 0 and total % 3 == 0
 
 
+# ---- a job that ends without its work ----------------------------------------------------------------------------
+
+EARLY = {
+    "sys.exit": ("import sys; sys.exit(0)", "ended it early (sys.exit"),
+    "SystemExit": ("raise SystemExit", "ended it early (sys.exit"),
+    "quit": ("quit()", "ended it early (sys.exit"),
+    "os._exit": ("import os; os._exit(0)", "without saying how: os._exit"),
+    "forgotten": (None, "nothing left its `with running(run)`"),
+    "empty": ("run.update(status='created')\nwith running(run): pass", "there is nothing in"),
+}
+
+
+def generate_job(folder, tiny_model, kind):
+    "A recipe of generate, and a copy of its notebook that ends early in the way `kind`."
+    keys = {**TASK, "split": "train", "num_problems": 2, "num_generations": 1, "teacher": "scripted",
+            "model_name_or_path": str(tiny_model)}  # fmt: skip
+    recipe = folder / "early.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "early", "stages": {"generate": keys, "again": {"stage": "generate", **keys}}},
+                                     sort_keys=False))  # fmt: skip
+    nb = nbformat.read(ROOT / "nbs" / "jobs" / "generate.ipynb", as_version=4)
+    source, message = EARLY[kind]
+    if kind in ("forgotten", "empty"):
+        for cell in nb.cells:
+            if cell.cell_type == "code" and "running(run)" in cell.source:
+                cell.source = source or "print('later')"
+        at = next(i for i, c in enumerate(nb.cells) if c.source in (source, "print('later')"))
+        nb.cells = nb.cells[: at + 1]
+    else:
+        at = next(i for i, c in enumerate(nb.cells) if "parameters" in c.metadata.get("tags", []))
+        nb.cells.insert(at + 2, new_code_cell(source))
+    path = folder / "early.ipynb"
+    nbformat.write(nb, path)
+    return recipe, path, message
+
+
+@pytest.mark.parametrize("kind", EARLY)
+def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kind):
+    recipe, path, message = generate_job(tmp_path, tiny_model, kind)
+    result = r1nb("run", path, "--config", f"{recipe}#generate", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)
+    run = Run(tmp_path / "run")
+    assert (result.code, run.status) == (1, "failed"), result.err[-2000:]
+    assert message in result.err and message in run.manifest["error"] and "Traceback" not in result.err
+    assert listed(tmp_path, tmp_path)["run"]["state"] == "failed"
+
+
+@pytest.mark.parametrize("kind", ["sys.exit", "os._exit"])
+def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_path, kind):
+    recipe, path, message = generate_job(tmp_path, tiny_model, kind)
+    code = (
+        "import sys; from r1nb.launch import load_pipeline, run_pipeline; pipeline = load_pipeline(sys.argv[1])\n"
+        "pipeline.jobs['generate'].notebook = sys.argv[2]; sys.exit(run_pipeline(pipeline, report=False))"
+    )
+    env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}
+    assert subprocess.run([sys.executable, "-c", code, recipe, path], env=env, timeout=300).returncode == 1
+    runs = tmp_path / "runs" / "early"
+    assert Run(runs).status == "failed" and Run(runs / "generate").status == "failed"
+    assert not (runs / "again").exists()
+
+
+@pytest.mark.parametrize(
+    "source, code, status",
+    [("import sys; sys.exit(0)", 0, "completed"), ("exit()", 0, "completed"), ("import os; os._exit(0)", 1, "failed"),
+     ("import sys; sys.exit(4)", 1, "failed")],
+)  # fmt: skip
+def test_an_ordinary_notebook_may_end_when_it_likes(tmp_path, source, code, status):
+    path = notebook(tmp_path / "plain.ipynb", source, "print('never')")
+    result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
+    assert (result.code, Run(tmp_path / "runs" / "notebook" / "plain").status) == (code, status), result.err
+
+
+def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
+    path = notebook(tmp_path / "plain.ipynb", "print('value', repr(steps))")
+    expected = {
+        "False": "False", "True": "True", "None": "None", "21": "21", "-3": "-3", "007": "7", "1e-5": "1e-05", "nan": "nan",
+        "inf": "inf", "words": "'words'", '"5"': "'\"5\"'", "": "''", "[1, null]": "[1, None]", '{"a": true}': "{'a': True}",
+        "false": "False", "1.0": "1.0", "[/INST]x": None,
+    }  # fmt: skip
+    from r1nb.cli import parameter_value
+    from r1nb.settings import InputError
+
+    for given, shown in expected.items():
+        if shown is None:
+            with pytest.raises(InputError, match="not valid JSON.*-r x"):
+                parameter_value("x", given)
+        else:
+            assert repr(parameter_value("x", given)) == shown
+    for option, given, shown in [("-p", "False", "False"), ("-p", "nan", "nan"), ("-r", "007", "'007'")]:
+        result = r1nb("run", path, option, "steps", given, "--force", cwd=tmp_path, runs=tmp_path / "runs")
+        assert result.code == 0 and f"value {shown}\n" in result.out, result.err
+
+
+def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
+    path = notebook(tmp_path / "half.ipynb", "print('half \\ud800')\nraise ValueError('\\ud800')")
+    result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
+    run = Run(tmp_path / "runs" / "notebook" / "half")
+    assert (result.code, run.status) == (1, "failed"), result.err
+    assert "ValueError: \\ud800" in run.manifest["error"] and "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
+    assert errors(record(run / "job.ipynb")) == ["ValueError"] and "Traceback (most" not in result.err.split("r1nb:")[-1]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["r.ipynb"], "r.ipynb: a notebook in r; the engine r1nb runs python"),
+        (["plain.ipynb", "-p", "steps", "[1, 2"], "-p steps: '[1, 2' begins like a list but is not valid JSON"),
         (["plain.ipynb", "-p", "step", "3"], "unknown parameter 'step'; did you mean 'steps'?"),
         (["plain.ipynb", "--steps", "3"], "-p name value"),
         (["missing.ipynb"], "missing.ipynb does not exist"),
@@ -388,6 +492,7 @@ def vowels(completions, **columns): return [weight * sum(map(t.count, "aeiou")) 
 def test_a_notebook_that_cannot_run_is_refused(tmp_path, arguments, message):
     notebook(tmp_path / "plain.ipynb", "1")
     (tmp_path / "text.ipynb").write_text("no notebook\n")
+    (tmp_path / "r.ipynb").write_text('{"cells": [], "metadata": {"kernelspec": {"name": "ir"}}}')
     result = r1nb("run", *arguments, cwd=tmp_path, runs=tmp_path / "runs")
     assert result.code == 2, result.err
     assert message in result.err and "Traceback" not in result.err

@@ -110,5 +110,6 @@ wait "$step"
 code=$?
 if [ -n "$serving" ]; then kill "$serving" 2>/dev/null; wait "$serving"; fi
 if [ "$code" -gt 128 ]; then "$R1NB_PYTHON" -m r1nb.launch settle "$code"; fi
+if [ "$code" -eq 0 ]; then "$R1NB_PYTHON" -m r1nb.launch settle 0 || code=$?; fi     # os._exit(0) is no success
 
 leave "$code"
