@@ -209,7 +209,7 @@ def test_numbers_in_mappings_are_numbers(here, inputs):
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
 BILLION = "a: &a [x, x]\n" + "".join(
-    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")
+    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
 
 
@@ -295,7 +295,7 @@ def few_shot(n):
 
 def test_a_few_shot_prompt_is_asked_whole(here):
     append_jsonl(here / "d.jsonl", [{"prompt": few_shot(n), "answer": str(n + 1)} for n in (3, 4, 5)])
-    from r1nb.evaluate import ProblemsConfig, SamplingConfig, EvaluateConfig, load_tasks
+    from r1nb.evaluate import EvaluateConfig, ProblemsConfig, SamplingConfig, load_tasks
     from r1nb.grpo import prompt_dataset
 
     problems = ProblemsConfig("d.jsonl")
@@ -491,7 +491,8 @@ def test_a_model_that_is_not_whole(here, inputs, capsys, tiny_model, stage):
 def test_a_training_that_diverges_fails(recipe, tmp_path, logging):
     "Seen in the log, or where nothing is logged in the weights; and there is no model."
     done = r1nb("sft", "--config", recipe, "--learning_rate", 100, "--weight_decay", 1e4, "--max_steps", 20,
-                "--logging_steps", logging, "--save_strategy", "no", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)  # fmt: skip
+                "--logging_steps", logging, "--save_strategy", "no", "--run-dir", "run",
+                cwd=tmp_path, runs=tmp_path)  # fmt: skip
     run = Run(tmp_path / "run")
     assert done.code == 1 and run.status == "failed", done.err[-2000:]
     assert "Diverged" in run.manifest["error"] and "learning_rate" in run.manifest["error"]
