@@ -217,7 +217,7 @@ def empty_model(choice: 'ModelChoice', folder: str):
     from transformers import AutoConfig, AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder, revision=choice.model_revision, trust_remote_code=choice.trust_remote_code)
-        with torch.device('meta'): return AutoModelForCausalLM.from_config(config, trust_remote_code=choice.trust_remote_code)
+        with unsharded(), torch.device('meta'): return AutoModelForCausalLM.from_config(config, trust_remote_code=choice.trust_remote_code)
     except Exception as e: raise InputError(f"{folder}/config.json describes no causal language model that transformers knows ({type(e).__name__}: {_short(e)})") from e
 
 def not_finite(parameters) -> str | None:

@@ -101,7 +101,10 @@ def test_every_number_has_a_range():
             rule = rule_of(RANGES, cls, name)
             assert rule is not None, f"{cls.__name__}.{name} ({kind}) has no line in RANGES"
             default = default_of(cls.__dataclass_fields__[name])
-            assert not isinstance(default, (int, float)) or isinstance(default, bool) or default in rule, (name, default)
+            assert not isinstance(default, (int, float)) or isinstance(default, bool) or default in rule, (
+                name,
+                default,
+            )
 
 
 # What looks bad and is not: the field takes it.
@@ -145,7 +148,13 @@ def test_what_no_field_takes(here, inputs, capsys):
 
 
 def test_what_some_fields_take(inputs):
-    for key, value in (("max_steps", -1), ("learning_rate", 0), ("top_k", 0), ("save_total_limit", None), ("seed", 2**32 - 1)):
+    for key, value in (
+        ("max_steps", -1),
+        ("learning_rate", 0),
+        ("top_k", 0),
+        ("save_total_limit", None),
+        ("seed", 2**32 - 1),
+    ):
         launch.stage_module("grpo").configure(inputs["grpo"], {key: value})
 
 
@@ -173,13 +182,23 @@ def test_what_some_fields_take(inputs):
     ],
 )
 def test_the_message_says_what_is_valid(here, inputs, capsys, stage, key, value, words):
-    refused(stage, inputs[stage], {key: value}, here, capsys, key if "x" * 50 not in value and ".jsonl" not in value else "", words)
+    refused(
+        stage,
+        inputs[stage],
+        {key: value},
+        here,
+        capsys,
+        key if "x" * 50 not in value and ".jsonl" not in value else "",
+        words,
+    )
 
 
 def test_numbers_in_mappings_are_numbers(here, inputs):
     sft = launch.stage_module("sft").configure(inputs["sft"], {"lr_scheduler_kwargs": "{min_lr: 1e-7}"})[0][2]
     assert sft.lr_scheduler_kwargs == {"min_lr": 1e-7}
-    (here / "e.yaml").write_text("tasks: [gsm8k, aime24]\nprotocol: {gsm8k: {temperature: 6e-1}, aime24: {top_p: 9E-1}}\n")
+    (here / "e.yaml").write_text(
+        "tasks: [gsm8k, aime24]\nprotocol: {gsm8k: {temperature: 6e-1}, aime24: {top_p: 9E-1}}\n"
+    )
     cfg = launch.stage_module("evaluate").configure("e.yaml")[0][0]
     assert cfg.protocol["gsm8k"]["temperature"] == 0.6 and cfg.protocol["aime24"]["top_p"] == 0.9
     for own in ("{temperature: hot}", "{temperature: .nan}", "{top_p: 2}", "{num_generations: 0}", "[1]"):
@@ -189,7 +208,9 @@ def test_numbers_in_mappings_are_numbers(here, inputs):
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
-BILLION = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+BILLION = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +295,7 @@ def few_shot(n):
 
 def test_a_few_shot_prompt_is_asked_whole(here):
     append_jsonl(here / "d.jsonl", [{"prompt": few_shot(n), "answer": str(n + 1)} for n in (3, 4, 5)])
-    from r1nb.evaluate import ProblemsConfig, SamplingConfig, EvaluateConfig, load_tasks
+    from r1nb.evaluate import EvaluateConfig, ProblemsConfig, SamplingConfig, load_tasks
     from r1nb.grpo import prompt_dataset
 
     problems = ProblemsConfig("d.jsonl")
@@ -299,7 +320,11 @@ def test_thinking_beside_a_message_is_kept(here):
     for key in ("reasoning_content", "thinking"):
         said = {"role": "assistant", key: "one more", "content": "2"}
         asked = {"role": "user", "content": "1 + 1 ="}
-        for row in ({"messages": [asked, said]}, {"prompt": [asked], "completion": [said]}, {"problem": "1 + 1 =", "completion": "2", key: "one more"}):
+        for row in (
+            {"messages": [asked, said]},
+            {"prompt": [asked], "completion": [said]},
+            {"problem": "1 + 1 =", "completion": "2", key: "one more"},
+        ):
             assert as_pair(row, 1, "f", None)["completion"] == [{"role": "assistant", "content": whole}], row
             assert [t["completion"] for t in as_traces(row, 1, "f")] == [whole], row
 
@@ -362,7 +387,9 @@ def test_a_damaged_parquet_file(here, inputs, capsys):
     whole = bytearray(path.read_bytes())
     for spoiled in (whole[:-200], whole[: len(whole) // 2], whole[:4] + bytes(2000) + whole[2004:]):
         path.write_bytes(spoiled)
-        refused("evaluate", inputs["evaluate"], {"dataset_name": str(path)}, here, capsys, path.name, "no readable parquet")
+        refused(
+            "evaluate", inputs["evaluate"], {"dataset_name": str(path)}, here, capsys, path.name, "no readable parquet"
+        )
 
 
 # ---- references ------------------------------------------------------------------------------------------------------
@@ -380,7 +407,9 @@ def test_a_reference_that_nobody_can_read(tmp_path, tiny_model):
     assert done.code == 0, done.err[-2000:]
     results = json.loads((tmp_path / "run/results/results.json").read_text())
     (bad,) = results["left_out"]
-    assert "1 problems are left out" in done.out and bad in done.out and "1 of 5 problems left out" in results["notes"][0]
+    assert (
+        "1 problems are left out" in done.out and bad in done.out and "1 of 5 problems left out" in results["notes"][0]
+    )
     assert Run(tmp_path / "run").manifest["summary"]["problems"] == 4
     append_jsonl(tmp_path / "none.jsonl", [{"problem": f"p{i}", "answer": UNREADABLE} for i in range(3)])
     done = r1nb("evaluate", "--dataset_name", "none.jsonl", *options[:-1], "none", cwd=tmp_path, runs=tmp_path)
@@ -390,7 +419,10 @@ def test_a_reference_that_nobody_can_read(tmp_path, tiny_model):
 
 def test_references_are_counted_before_a_training(here, inputs, capsys):
     path = here.parent / f"{here.name}.jsonl"
-    rows = [{"problem": "p", "answer": UNREADABLE, "completion": "x"}, {"problem": "q", "answer": "2", "completion": "x"}]
+    rows = [
+        {"problem": "p", "answer": UNREADABLE, "completion": "x"},
+        {"problem": "q", "answer": "2", "completion": "x"},
+    ]
     append_jsonl(path, rows)
     for stage in ("grpo", "curate"):
         module = launch.stage_module(stage)
@@ -398,7 +430,9 @@ def test_references_are_counted_before_a_training(here, inputs, capsys):
         err = capsys.readouterr().err
         assert "cannot be read" in err and "1 " in err and "frac" in err, err
     path.write_text(json.dumps(rows[0]) + "\n")
-    refused("grpo", inputs["grpo"], {"dataset_name": str(path)}, here, capsys, "1 of 1 reference answers cannot be read")
+    refused(
+        "grpo", inputs["grpo"], {"dataset_name": str(path)}, here, capsys, "1 of 1 reference answers cannot be read"
+    )
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -415,7 +449,10 @@ def rewrite(folder, change):
 
 DAMAGE = {
     "nan": (lambda f: rewrite(f, lambda t: t["model.norm.weight"].fill_(math.nan)), "not finite"),
-    "one infinity": (lambda f: rewrite(f, lambda t: t["model.embed_tokens.weight"][7, 3].fill_(math.inf)), "not finite"),
+    "one infinity": (
+        lambda f: rewrite(f, lambda t: t["model.embed_tokens.weight"][7, 3].fill_(math.inf)),
+        "not finite",
+    ),
     "half": (lambda f: rewrite(f, lambda t: [t.pop(k) for k in list(t)[::2]]), "tensors are missing"),
     "cut off": (lambda f: os.truncate(f / "model.safetensors", 50_000), "model.safetensors is cut off"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is empty"),
@@ -425,7 +462,10 @@ DAMAGE = {
     "another tokenizer": (lambda f: (f / "tokenizer.json").write_text('{"a": 1}'), "its tokenizer cannot be read"),
     "config": (lambda f: (f / "config.json").write_text("nope"), "config.json is damaged"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "another config": (lambda f: (f / "config.json").write_text('{"model_type": "nosuch"}'), "config.json describes no"),
+    "another config": (
+        lambda f: (f / "config.json").write_text('{"model_type": "nosuch"}'),
+        "config.json describes no",
+    ),
 }
 
 
@@ -451,7 +491,8 @@ def test_a_model_that_is_not_whole(here, inputs, capsys, tiny_model, stage):
 def test_a_training_that_diverges_fails(recipe, tmp_path, logging):
     "Seen in the log, or where nothing is logged in the weights; and there is no model."
     done = r1nb("sft", "--config", recipe, "--learning_rate", 100, "--weight_decay", 1e4, "--max_steps", 20,
-                "--logging_steps", logging, "--save_strategy", "no", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)  # fmt: skip
+                "--logging_steps", logging, "--save_strategy", "no", "--run-dir", "run",
+                cwd=tmp_path, runs=tmp_path)  # fmt: skip
     run = Run(tmp_path / "run")
     assert done.code == 1 and run.status == "failed", done.err[-2000:]
     assert "Diverged" in run.manifest["error"] and "learning_rate" in run.manifest["error"]
