@@ -118,11 +118,10 @@ def said_in(row: dict, here: str) -> tuple[list, list | None]:
 
 @lru_cache(1)                                     # the traces of a problem stand together
 def _fault_of_tests(verification: str) -> str | None:
-    "Why nothing can be made of the tests of a program, if so; where there are none, the step `correct` says so."
+    "What is wrong with a test of a program; where there are none, the step `correct` says so."
     if not (info := verification_of(verification).get('verification_info')): return
     try: read_cases(info)
-    except InputError: return
-    except Exception as e: return f'verification_info cannot be read: {type(e).__name__}: {str(e)[:100]}'
+    except InputError as e: return str(e) if 'test case' in str(e) else None
 
 def as_traces(row: dict, number: int, where: str, columns: dict[str, str] | None = None) -> list[dict]:
     "The traces in `row` (the `number`-th, from 1, of `where`), with the columns `TRACE`; `num_tokens` -1 where it is not known. Raises `InputError` where there is none."
