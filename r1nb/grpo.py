@@ -35,6 +35,7 @@ import torch
 with vllm_left_out(): from trl import GRPOConfig as TRLGRPOConfig, GRPOTrainer
 
 from .benchmarks import name_some, unreadable_references
+from .judges import CREDULOUS
 from .models import ModelChoice, check_model, has_plain_attention, load_model, load_tokenizer, prefilled
 from .problems import ProblemsConfig, R1_SYSTEM_PROMPT, earlier_turns, load_problems, to_messages
 from .recipes import load_config
@@ -168,6 +169,9 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
         raise InputError(f"reward_weights: {len(args.reward_weights)} weights for the {len(args.reward_funcs)} rewards "
                          f"{', '.join(args.reward_funcs)}")
+    task = problems.dataset_name.removeprefix('reasoning_gym/')
+    if 'reasoning_gym' in args.reward_funcs and task in CREDULOUS:
+        print(f"r1nb: reward 'reasoning_gym' on the task {task}: {CREDULOUS[task]}; a policy will find that", file=sys.stderr)
     check_references(load_problems(problems), args)
 
 def run_grpo(run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, callbacks=()) -> dict:

@@ -111,16 +111,43 @@ def test_honest_answers_have_the_scores_of_the_library():
     differing = [
         (e["reasoning_gym"], a, x, y) for a, e, x, y in zip(answers, entries, ours, theirs, strict=True) if x != y
     ]
-    # the library's own reference is an integral that it could not solve, now and then
-    assert [d for d in differing if d[0] not in EARNED and "Integral(" not in str(d[1])] == []
-    assert all(x == 0.0 for _, _, x, _ in differing)
+    for task, answer, our, their in differing:
+        if task in ("arc_agi", "rearc"):  # a reference that went through JSON is none to the library
+            assert (our, their) == (1.0, 0.05)
+        elif "Integral(" in str(answer):  # the library's own reference, which it could not solve
+            assert (task, our) == ("intermediate_integration", 0.0)
+        else:
+            assert task in EARNED and our == 0.0, (task, answer, our, their)
 
 
 @pytest.mark.parametrize("name", sorted(EARNED))
 def test_our_own_rule_takes_the_reference(name):
     entries = problems(name, 10, seed=7)
-    references = [e["answer"] for e in entries]
+    references = [e["answer"] if e["answer"] is not None else e["metadata"]["example_answer"] for e in entries]
+    if name == "propositional_logic":  # its example is a premise twice, now and then
+        references = [f"({e['metadata']['premises'][0]} ∨ ¬{e['metadata']['variables'][0]})" for e in entries]
     assert score_tasks(references, entries) == own_scores(references, entries)
+
+
+CHEATS = [
+    ("puzzle24", "6*4*1*1"),
+    ("game_of_life_halting", "x"),
+    ("complex_arithmetic", "nan"),
+    ("complex_arithmetic", "nan + 1i"),
+    ("coin_flip", "0"),
+    ("game_of_life", str([[0] * 10] * 10)),
+    ("polynomial_multiplication", "expand((x + 1)*(x + 2))"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer"), CHEATS)
+def test_an_answer_that_solves_nothing_earns_nothing(name, answer):
+    entries = [e for e in problems(name, 12, seed=9) if e["answer"].replace(" ", "") != answer.replace(" ", "")]
+    entries = [e for e in entries if sorted(e["metadata"].get("numbers") or []) != [1, 1, 4, 6]]
+    assert max(score_tasks([answer] * len(entries), entries)) <= 0.1
+    echoes = [str(e["metadata"].get("integrand", "x")) for e in problems("simple_integration", 5)]
+    asked = [f"Integral({text}, x)" for text in echoes]
+    assert score_tasks(asked, problems("simple_integration", 5)) == [0.0] * 5
 
 
 def test_problems_that_cannot_be_scored_are_none_and_no_error():
