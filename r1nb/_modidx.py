@@ -640,6 +640,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'r1nb.sandbox._in_usr': ('sandbox.html#_in_usr', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._is_private': ('sandbox.html#_is_private', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._kill_and_wait': ('sandbox.html#_kill_and_wait', 'r1nb/sandbox.py'),
+                              'r1nb.sandbox._links': ('sandbox.html#_links', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._located': ('sandbox.html#_located', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._make_readable': ('sandbox.html#_make_readable', 'r1nb/sandbox.py'),
                               'r1nb.sandbox._pipes': ('sandbox.html#_pipes', 'r1nb/sandbox.py'),

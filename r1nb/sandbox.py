@@ -37,7 +37,7 @@ class Result:
     seconds: float = 0.0
 
 # %% ../nbs/04_sandbox.ipynb #4bf46f0c
-BOX, WORK = '/r1nb.box', '/r1nb.work'             # where the program lies, read-only, and where it starts
+BOX, WORK = '/r1nb.box', '/r1nb.work'         # where the program lies, read-only, and where it starts
 _SYSTEM = ('/bin', '/sbin', '/lib', '/lib64', '/lib32', '/libx32')
 _VISIBLE = ('/etc/alternatives', '/etc/ld.so.cache', '/etc/localtime')
 _PATH = '/usr/local/bin:/usr/bin:/bin'
@@ -51,7 +51,7 @@ def _readonly(paths) -> list[str]:
     return options
 
 def _is_private(folder: Path) -> bool:
-    "Whether `folder` may hold more than an installation: a home, a checkout, or what lies above one."
+    "Whether `folder` may hold more than an installation: a home, a checkout, what is above."
     folder, inside = folder.resolve(), {Path(tempfile.gettempdir()).resolve(), Path('/home/x')}
     for find in (Path.home, Path.cwd, lambda: Path(pwd.getpwuid(os.getuid()).pw_dir)):
         try: inside.add(find().resolve())
@@ -63,15 +63,23 @@ def _is_private(folder: Path) -> bool:
 # %% ../nbs/04_sandbox.ipynb #c5e0aa12
 def _in_usr(path) -> bool: return str(path) == '/usr' or str(path).startswith('/usr/')
 
+def _links(path: str) -> list[str]:
+    "`path`, and all that it is a symbolic link to, one after the other."
+    hops = [path]
+    while os.path.islink(hops[-1]) and len(hops) < 40:
+        hops.append(os.path.join(os.path.dirname(hops[-1]), os.readlink(hops[-1])))
+    return hops
+
 def _python_parts() -> list[str]:
     "Files and folders that this Python cannot do without."
     library = sysconfig.get_config_var('INSTSONAME') or ''
     names = ('stdlib', 'platstdlib', 'purelib', 'platlib')
-    parts = [sys.executable, os.path.realpath(sys.executable), f'{sys.prefix}/pyvenv.cfg',
+    parts = [*_links(sys.executable), f'{sys.prefix}/pyvenv.cfg',
              *(sysconfig.get_path(name) for name in names)]
     if library.startswith('libpython'): parts.append(f'{sys.base_prefix}/lib/{library}')
     return [p for p in parts if not _in_usr(p) and not _is_private(Path(p))]
 
+# %% ../nbs/04_sandbox.ipynb #c5e0aa1d
 def _tool_folder(tool: str) -> list[str]:
     "What shows the program `tool`: nothing below /usr, else its installation, or the file alone."
     real = Path(shutil.which(tool) or '/usr').resolve()
@@ -86,7 +94,9 @@ def _programs() -> list[str]:
     for prefix in dict.fromkeys((sys.prefix, sys.base_prefix)):
         if _is_private(Path(prefix)): paths += _python_parts()
         elif not _in_usr(prefix): paths += [prefix, str(Path(prefix).resolve())]
-    return [*paths, *_tool_folder('node'), *_tool_folder('g++')]
+    paths += [*_tool_folder('node'), *_tool_folder('g++')]
+    shown = ('/usr/', *(f'{p}/' for p in paths))
+    return [*paths, *(p for p in _links(sys.executable) if not p.startswith(shown))]
 
 def _command_path(tool: str) -> str:
     "How `tool` is called inside: by its name if it is found there, else by where it lies."
@@ -108,9 +118,10 @@ def _spare_uid() -> int | None:
     count = min(count, 2**31 - first)
     return first + count // 2 + secrets.randbelow(count // 2) if count >= 2**16 else None
 
+# %% ../nbs/04_sandbox.ipynb #c5e0aa1c
 @cache
 def _shown(*_environment: str | None) -> tuple[str, ...]:
-    "The options that show the system and the interpreters, for such a PATH, HOME and current folder."
+    "The options that show the system and the interpreters, for such a PATH, HOME and folder."
     paths = [*_VISIBLE, *_programs()]
     above = dict.fromkeys(str(f) for p in paths for f in reversed([*Path(p).parents][:-1]))
     folders = ['/usr', *_SYSTEM, *paths]
@@ -124,7 +135,7 @@ def _current() -> str:
     except FileNotFoundError: return ''
 
 def _devices(tmpfs: list[str]) -> list[str]:
-    "A `/dev` without terminals, and without `/dev/zero`, a way to shared memory that nobody counts."
+    "A `/dev` without terminals, and without `/dev/zero`, which makes uncounted shared memory."
     options = ['--tmpfs', '/dev', '--symlink', '/proc/self/fd', '/dev/fd']
     for name in ('null', 'full', 'random', 'urandom'):
         options += ['--dev-bind', f'/dev/{name}', f'/dev/{name}']
@@ -132,20 +143,25 @@ def _devices(tmpfs: list[str]) -> list[str]:
         options += ['--symlink', f'/proc/self/fd/{number}', f'/dev/{name}']
     return [*options, *tmpfs, '/dev/shm', '--remount-ro', '/dev']
 
+# %% ../nbs/04_sandbox.ipynb #c5e0aa1b
 def _bubblewrap(box: str, limits: Limits, writable_box: bool, uid: int | None) -> list[str]:
     "The bubblewrap command; inside is user `uid` (asked by root), or nobody in a user namespace."
     tmpfs, after = ['--size', str(limits.disk_mib << 20), '--tmpfs'], []
     if uid is None:
-        user = ['--unshare-all', '--unshare-user', *_userns_option(), '--uid', '65534', '--gid', '65534']
+        user = ['--unshare-all', '--unshare-user', *_userns_option(),
+                '--uid', '65534', '--gid', '65534']
     else:
-        user = ['--unshare-ipc', '--unshare-pid', '--unshare-net', '--unshare-uts', '--unshare-cgroup-try']
+        user = ['--unshare-ipc', '--unshare-pid', '--unshare-net', '--unshare-uts',
+                '--unshare-cgroup-try']
         for right in ('CAP_SETUID', 'CAP_SETGID', 'CAP_SETPCAP'): user += ['--cap-add', right]
         tmpfs = ['--perms', '0777', *tmpfs]
         after = ['setpriv', f'--reuid={uid}', f'--regid={uid}', '--clear-groups', '--inh-caps=-all',
                  '--ambient-caps=-all', '--bounding-set=-all', '--']
-    return ['bwrap', *user, '--hostname', 'sandbox', '--die-with-parent', '--new-session', '--clearenv',
+    bind = '--bind' if writable_box else '--ro-bind'
+    return ['bwrap', *user, '--hostname', 'sandbox', '--die-with-parent', '--new-session',
+            '--clearenv',
             *_shown(os.environ.get('PATH'), os.environ.get('HOME'), _current()), '--proc', '/proc',
-            '--remount-ro', '/proc', *_devices(tmpfs), '--bind' if writable_box else '--ro-bind', box, BOX,
+            '--remount-ro', '/proc', *_devices(tmpfs), bind, box, BOX,
             *tmpfs, WORK, '--chdir', WORK, '--remount-ro', '/',
             *(o for k, v in _environment(WORK).items() for o in ('--setenv', k, v)), '--', *after]
 
@@ -179,12 +195,15 @@ def _walls(box: str, limits: Limits, writable_box: bool) -> list[str]:
 # %% ../nbs/04_sandbox.ipynb #c5e0aa16
 def _environment(home: str) -> dict[str, str]:
     "All the environment a program gets."
-    return {'PATH': _PATH, 'HOME': home, 'TMPDIR': home, 'LANG': 'C.UTF-8', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+    threads = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1')
+    return {'PATH': _PATH, 'HOME': home, 'TMPDIR': home, 'LANG': 'C.UTF-8', **threads}
 
 def _quota(limits: Limits, address_space: bool, count_processes: bool) -> list[str]:
     "The prlimit command in front of a program."
-    return ['prlimit', f'--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 1}', f'--fsize={limits.disk_mib << 20}', '--nofile=256', '--core=0',
-            *([f'--as={limits.memory_mib << 20}'] if address_space else []), *([f'--nproc={limits.processes}'] if count_processes else []), '--']
+    cpu, size = f'--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 1}', limits.disk_mib << 20
+    return ['prlimit', cpu, f'--fsize={size}', '--nofile=256', '--core=0',
+            *([f'--as={limits.memory_mib << 20}'] if address_space else []),
+            *([f'--nproc={limits.processes}'] if count_processes else []), '--']
 
 # %% ../nbs/04_sandbox.ipynb #c5e0aa02
 # Refused system calls by reason; a name, then its number on x86_64 and on aarch64 (-: none).
@@ -197,8 +216,8 @@ _REFUSED = {
         'memfd_create 319 279, memfd_secret 447 447, shmget 29 194, shmat 30 196, shmctl 31 195, '
         'msgget 68 186, msgsnd 69 189, semget 64 190, semctl 66 191, mq_open 240 180, '
         'vmsplice 278 75, io_setup 206 0, io_uring_setup 425 425, io_uring_enter 426 426, '
-        'io_uring_register 427 427, inotify_init 253 -, inotify_init1 294 26, fanotify_init 300 262, '
-        'add_key 248 217, request_key 249 218, keyctl 250 219',
+        'io_uring_register 427 427, inotify_init 253 -, inotify_init1 294 26, '
+        'fanotify_init 300 262, add_key 248 217, request_key 249 218, keyctl 250 219',
     'change what it can see':
         'unshare 272 97, setns 308 268, mount 165 40, umount2 166 39, pivot_root 155 41, '
         'chroot 161 51, open_tree 428 428, move_mount 429 429, fsopen 430 430, fsconfig 431 431, '
@@ -206,8 +225,8 @@ _REFUSED = {
         'open_by_handle_at 304 265, sethostname 170 161, setdomainname 171 162',
     'touch the machine':
         'bpf 321 280, userfaultfd 323 282, reboot 169 142, kexec_load 246 104, '
-        'kexec_file_load 320 294, init_module 175 105, finit_module 313 273, delete_module 176 106, '
-        'iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, acct 163 89, swapon 167 224, '
+        'kexec_file_load 320 294, init_module 175 105, finit_module 313 273, '
+        'delete_module 176 106, iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, acct 163 89, swapon 167 224, '
         'swapoff 168 225, quotactl 179 60, quotactl_fd 443 443, settimeofday 164 170, '
         'clock_settime 227 112, clock_adjtime 305 266, adjtimex 159 171, syslog 103 116, '
         'vhangup 153 58, nfsservctl 180 42, lookup_dcookie 212 18, migrate_pages 256 238',
@@ -267,7 +286,8 @@ def seccomp_filter(machine: str | None = None) -> bytes:
         program += _check_argument(number, 0, unix, _refuse(errno.EAFNOSUPPORT)[3])
     same = [(_IF_EQUAL, 0, 1, v) for v in (0, 0xFFFFFFFF)]                      # or only asked for
     allowed = [i for test in same for i in (test, (_RETURN, 0, 0, _ALLOW))]
-    program += _check_argument((135, 92)[column], 0, allowed, _refuse(errno.EPERM)[3])  # personality
+    personality = (135, 92)[column]
+    program += _check_argument(personality, 0, allowed, _refuse(errno.EPERM)[3])
     return b''.join(struct.pack('HBBI', *i) for i in [*program, (_RETURN, 0, 0, _ALLOW)])
 
 # %% ../nbs/04_sandbox.ipynb #c5e0aa0c
@@ -287,7 +307,7 @@ def _kill_and_wait(pid: int, pidfd: int | None, seconds: float = 10) -> None:
         while (alive := os.path.exists(f'/proc/{pid}')) and time.monotonic() < deadline:
             time.sleep(0.005)
         gone = not alive
-    if not gone: warnings.warn(f"a program's process {pid} was killed {seconds:g} s ago, and is there")
+    if not gone: warnings.warn(f"process {pid} of a program was killed, and did not end in {seconds:g} s")
 
 # %% ../nbs/04_sandbox.ipynb #c5e0aa0b
 class Walls:
@@ -361,7 +381,7 @@ def _refusal(stderr: str) -> str:
     for path, value in _SWITCHES.items():
         if os.geteuid() and _setting(path) == value:
             name = path.removeprefix('/proc/sys/').replace('/', '.')
-            return f"the kernel refuses user namespaces to users other than root ({name} is {value})"
+            return f"the kernel refuses user namespaces to ordinary users ({name} is {value})"
     said = (stderr.strip().splitlines() or ['no message'])[-1][:200]
     return f"bubblewrap fails ({said}): allow user namespaces"
 
@@ -394,7 +414,8 @@ def guarantees() -> dict[str, bool]:
     walls, counted = limits and tried['walls'], _can_count()
     return {'files': walls, 'network': walls, 'processes': walls, 'environment': limits,
             'calls': walls and tried['seccomp'], 'memory': walls and tried['seccomp'] and counted,
-            'number': walls and (counted or os.geteuid() != 0 or _becomes_another()), 'limits': limits}
+            'number': walls and (counted or os.geteuid() != 0 or _becomes_another()),
+            'limits': limits}
 
 def _can_count() -> bool:
     "Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."
@@ -406,7 +427,7 @@ def missing_guarantees() -> str:
     missing = [GUARANTEES[k] for k, holds in guarantees().items() if not holds]
     if not missing: return ''
     reasons = [r for r in (_tried()['why'],) if r]
-    if not guarantees()['limits']: reasons.append('prlimit (util-linux) is missing, or this is not Linux')
+    if not guarantees()['limits']: reasons.append('limits need Linux and prlimit (util-linux)')
     if not _can_count(): reasons.append('the kernel does not list children (CONFIG_PROC_CHILDREN)')
     if not guarantees()['calls']:
         scope = _setting('/proc/sys/kernel/yama/ptrace_scope')
