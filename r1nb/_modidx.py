@@ -236,6 +236,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'r1nb.engine.check_parameters': ('engine.html#check_parameters', 'r1nb/engine.py'),
                              'r1nb.engine.die_with_parent': ('engine.html#die_with_parent', 'r1nb/engine.py'),
                              'r1nb.engine.import_papermill': ('engine.html#import_papermill', 'r1nb/engine.py'),
+                             'r1nb.engine.logged_to': ('engine.html#logged_to', 'r1nb/engine.py'),
                              'r1nb.engine.makes_tasks': ('engine.html#makes_tasks', 'r1nb/engine.py'),
                              'r1nb.engine.nobody_to_ask': ('engine.html#nobody_to_ask', 'r1nb/engine.py'),
                              'r1nb.engine.notebook_language': ('engine.html#notebook_language', 'r1nb/engine.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUTOSAVE', 'KERNELS', 'Tokens', 'Screen', 'Lines', 'printable', 'write_any', 'Recorder', 'Stream', 'quiet_at_exit',
-           'nobody_to_ask', 'makes_tasks', 'shell_class', 'as_it_was', 'notebook_shell', 'show_figures', 'Terminated',
-           'Signals', 'die_with_parent', 'run_tasks', 'run_cell', 'write_atomically', 'save_atomically',
+           'logged_to', 'nobody_to_ask', 'makes_tasks', 'shell_class', 'as_it_was', 'notebook_shell', 'show_figures',
+           'Terminated', 'Signals', 'die_with_parent', 'run_tasks', 'run_cell', 'write_atomically', 'save_atomically',
            'notebook_language', 'check_language', 'R1nbEngine', 'notebook_parameters', 'check_parameters',
            'import_papermill', 'run_notebook']
 
@@ -413,6 +413,18 @@ def quiet_at_exit():
         for file in real:
             with suppress(OSError, ValueError): file.flush()
 
+# %% ../nbs/50_engine.ipynb #d9cb3cdb
+@contextmanager
+def logged_to(streams: dict):
+    "While this lasts, logging handlers write to `streams[s]` where they have written to the stream `s`."
+    loggers = [logging.root, *(l for l in logging.root.manager.loggerDict.values() if isinstance(l, logging.Logger))]
+    handlers = {h for logger in loggers for h in logger.handlers if isinstance(h, logging.StreamHandler)}
+    moved = [(h, old) for h in handlers for old, new in streams.items() if h.stream is old and h.setStream(new)]
+    try: yield
+    finally:
+        for handler, old in moved:
+            if handler.stream in streams.values(): handler.setStream(old)
+
 # %% ../nbs/50_engine.ipynb #981aa6cd
 @contextmanager
 def nobody_to_ask():
@@ -537,8 +549,9 @@ def notebook_shell(recorder: Recorder):
     try:
         if backend: os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'
         if path: sys.path.insert(0, '')
-        sys.stdout, sys.stderr = (Stream(n, recorder, getattr(sys, n)) for n in ('stdout', 'stderr'))
-        with nobody_to_ask(), as_it_was(), warnings.catch_warnings():
+        streams = {getattr(sys, n): Stream(n, recorder, getattr(sys, n)) for n in ('stdout', 'stderr')}
+        sys.stdout, sys.stderr = streams.values()
+        with logged_to(streams), nobody_to_ask(), as_it_was(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='To exit: use')
             yield shell
     finally:
