@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['AUTOSAVE', 'KERNELS', 'Tokens', 'Screen', 'Lines', 'printable', 'write_any', 'Recorder', 'Stream', 'quiet_at_exit',
-           'logged_to', 'nobody_to_ask', 'makes_tasks', 'shell_class', 'as_it_was', 'notebook_shell', 'show_figures',
-           'Terminated', 'Signals', 'die_with_parent', 'run_tasks', 'run_cell', 'write_atomically', 'save_atomically',
-           'notebook_language', 'check_language', 'R1nbEngine', 'notebook_parameters', 'check_parameters',
-           'import_papermill', 'run_notebook']
+           'logged_to', 'Capture', 'captured', 'nobody_to_ask', 'makes_tasks', 'shell_class', 'as_it_was',
+           'notebook_shell', 'show_figures', 'Terminated', 'Signals', 'die_with_parent', 'run_tasks', 'run_cell',
+           'write_atomically', 'save_atomically', 'notebook_language', 'check_language', 'R1nbEngine',
+           'notebook_parameters', 'check_parameters', 'import_papermill', 'run_notebook']
 
 # %% ../nbs/50_engine.ipynb #fee6cd4a
-import ast, atexit, base64, codecs, io, json, logging, math, os, platform, re, signal, sys, threading, time, traceback, warnings
+import ast, atexit, base64, codecs, io, json, logging, math, os, platform, re, signal, subprocess, sys, threading, time, traceback, warnings
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
@@ -184,6 +184,7 @@ class Recorder:
         self.man, self.echo, self.pid = man, echo or {}, os.getpid()
         self.lock, self.echo_lock = threading.RLock(), threading.RLock()
         self.stop, self.thread, self.aside = threading.Event(), None, None
+        self.capture = None                                  # of what does not pass through Python
         self.cell, self.tail, self.by_id, self.clear_next, self.dirty = None, {}, {}, False, False
 
     @property
@@ -253,6 +254,7 @@ def _stream(self: Recorder, name: str, text: str) -> bool:
     with self.lock:
         if not self.active: return False
         if not text: return True
+        if self.capture is not None: self.capture.catch_up()
         if self.clear_next: self.wipe()
         output, screen = self.tail.get(name, (None, None))
         last = self.cell.outputs[-1] if self.cell.outputs else None
@@ -274,6 +276,7 @@ def _add(self: Recorder, output_type: str, **content):
     if os.getpid() != self.pid: return
     with self.lock:
         if not self.active: return
+        if self.capture is not None: self.capture.catch_up()
         if self.clear_next: self.wipe()
         self.cell.outputs.append(output)
         self.dirty = True
@@ -361,7 +364,9 @@ class Stream(io.TextIOBase):
 
     def writable(self): return True
     def close(self): pass
-    def fileno(self): return self.real.fileno()
+    def fileno(self):
+        "The descriptor that a program may be given to write to."
+        return {'<stdout>': 1, '<stderr>': 2}[self.name] if self.recorder.capture else self.real.fileno()
 
     @property
     def buffer(self):
@@ -424,6 +429,167 @@ def logged_to(streams: dict):
     finally:
         for handler, old in moved:
             if handler.stream in streams.values(): handler.setStream(old)
+
+# %% ../nbs/50_engine.ipynb #9410020b
+_HELPER = """
+import os, select, sys
+control, answers, *rest = map(int, sys.argv[1:])
+ways = {rest[i]: [rest[i + 1], rest[i + 2], 0] for i in range(0, len(rest), 3)}   # pipe -> spool, real stream, bytes spooled
+for pipe in ways: os.set_blocking(pipe, False)
+poll, direct = select.poll(), False
+for fd in (control, *ways): poll.register(fd, select.POLLIN)
+
+def write(fd, data):
+    try:
+        while data: data = data[os.write(fd, data):]
+    except OSError: pass
+
+def move(pipe):
+    way = ways[pipe]
+    while True:
+        try: data = os.read(pipe, 1 << 16)
+        except BlockingIOError: return
+        if not data:
+            poll.unregister(pipe)
+            del ways[pipe]
+            return
+        if direct: write(way[1], data)
+        else: way[2] += os.pwrite(way[0], data, way[2])
+
+spools = [(w[0], w) for w in ways.values()]
+while ways or not direct:
+    for fd, _ in poll.poll():
+        if fd in ways: move(fd)
+        if fd != control: continue
+        word = os.read(control, 1)
+        for pipe in list(ways): move(pipe)
+        for spool, way in spools:
+            if not word:
+                while data := os.read(spool, 1 << 16): write(way[1], data)
+            elif way[2] and os.lseek(spool, 0, os.SEEK_CUR) == way[2]:            # all of it is recorded: begin anew
+                os.ftruncate(spool, 0)
+                os.lseek(spool, 0, os.SEEK_SET)
+                way[2] = 0
+        if word: write(answers, b'.')
+        else:
+            direct = True
+            poll.unregister(control)
+"""
+
+# %% ../nbs/50_engine.ipynb #a52eeccf
+_capture = None                                   # of this process, for its forked children
+
+class Capture:
+    "Records what is written to the file descriptors 1 and 2 in `recorder`, from `open` to `close`."
+    def __init__(self, recorder: Recorder):
+        self.recorder, self.busy, self.files, self.outer = recorder, False, [], None
+        self.names, self.stop, self.thread = {1: 'stdout', 2: 'stderr'}, threading.Event(), None
+
+    def open(self):
+        "Raises OSError where that cannot be."
+        global _capture
+        self.real, self.spool, self.decoder, pipes = {}, {}, {}, {}
+        for fd, name in self.names.items():
+            self.real[fd] = os.dup(fd)
+            pipes[fd] = os.pipe()
+            self.spool[fd] = os.memfd_create(f'r1nb-{name}')
+            self.decoder[fd] = codecs.getincrementaldecoder('utf-8')('backslashreplace')
+        (control, self.control), (self.answers, answers) = os.pipe(), os.pipe()
+        ends = [control, answers, *(end for fd in self.names for end in (pipes[fd][0], self.spool[fd], self.real[fd]))]
+        self.helper = subprocess.Popen([sys.executable, '-I', '-S', '-c', _HELPER, *map(str, ends)], pass_fds=ends,
+                                       start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+        os.set_blocking(self.answers, False)
+        for fd in (control, answers, *(pipes[n][0] for n in self.names)): os.close(fd)
+        self._point(self.real)
+        for fd, (_, end) in pipes.items():
+            os.dup2(end, fd)
+            os.close(end)
+        self.inode = {fd: os.fstat(fd).st_ino for fd in self.names}
+        self.outer, _capture = _capture, self
+        self.thread = threading.Thread(target=self._watch, daemon=True, name='r1nb-capture')
+        self.thread.start()
+
+    def _point(self, to: dict):
+        "Let Python's own stream objects on descriptors 1 and 2 write to those in `to`."
+        for stream in {id(s): s for s in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}.values():
+            raw = getattr(getattr(stream, 'buffer', None), 'raw', getattr(stream, 'buffer', None))
+            if isinstance(raw, io.FileIO) and not raw.closed and raw.fileno() in to:
+                stream.flush()
+                raw.__init__(to[raw.fileno()], 'wb', closefd=False)
+
+    def _watch(self):
+        while not self.stop.wait(0.1):
+            with self.recorder.lock: self.take()
+
+    def take(self):
+        "Record what has arrived."
+        if self.busy: return
+        self.busy = True
+        try:
+            for fd, name in self.names.items():
+                while data := os.read(self.spool[fd], 1 << 16):
+                    text = self.decoder[fd].decode(data)
+                    if not self.recorder.stream(name, text): os.write(self.real[fd], data)
+        finally: self.busy = False
+
+# %% ../nbs/50_engine.ipynb #f247174f
+def _catch_up(self: Capture, wait: bool = False):
+    "Record what has been written so far, before what is recorded next. `wait` also for what is on its way."
+    import fcntl, select, termios
+    def waiting(fd): return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b'\0' * 4), sys.byteorder)
+    if self.busy or os.getpid() != self.recorder.pid: return
+    with self.recorder.lock, suppress(OSError):
+        if wait or any(os.fstat(fd).st_ino == inode and waiting(fd) for fd, inode in self.inode.items()):
+            with suppress(BlockingIOError): os.read(self.answers, 99)             # of a wait that a signal cut short
+            os.write(self.control, b'.')
+            poll = select.poll()
+            poll.register(self.answers, select.POLLIN)
+            if poll.poll(5000): os.read(self.answers, 1)
+        self.take()
+
+def _close(self: Capture):
+    global _capture
+    self.catch_up(wait=True)
+    self.stop.set()
+    self.thread.join()
+    with self.recorder.lock:
+        for fd, real in self.real.items():
+            if os.fstat(fd).st_ino == self.inode[fd]: os.dup2(real, fd)
+        self._point({real: fd for fd, real in self.real.items()})
+        self.catch_up(wait=True)
+        _capture = self.outer
+        for fd in (self.control, self.answers, *self.spool.values(), *self.real.values()): os.close(fd)
+    threading.Thread(target=self.helper.wait, daemon=True).start()      # it ends with the last who can write
+
+def _after_fork():
+    "A forked child writes to the real streams, and does not keep the helper from seeing that its parent is gone."
+    global _capture
+    capture, _capture = _capture, None
+    if capture is None: return
+    with suppress(OSError):
+        for fd, real in capture.real.items():
+            if os.fstat(fd).st_ino == capture.inode[fd]: os.dup2(real, fd)      # not those of a pseudo-terminal
+        os.close(capture.control)
+
+Capture.catch_up, Capture.close = _catch_up, _close
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fork)
+
+@contextmanager
+def captured(recorder: Recorder):
+    "What programs and C code print while this lasts is recorded, where that can be done."
+    capture = Capture(recorder)
+    try:
+        if hasattr(os, 'memfd_create'): capture.open()
+        else: capture = None
+    except OSError as e:
+        print(f"r1nb: what programs print in a cell is not recorded: {e}", file=sys.__stderr__)
+        capture = None
+    recorder.capture = capture
+    try: yield
+    finally:
+        recorder.capture = None
+        if capture is not None: capture.close()
 
 # %% ../nbs/50_engine.ipynb #981aa6cd
 @contextmanager
@@ -549,9 +715,9 @@ def notebook_shell(recorder: Recorder):
     try:
         if backend: os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'
         if path: sys.path.insert(0, '')
-        streams = {getattr(sys, n): Stream(n, recorder, getattr(sys, n)) for n in ('stdout', 'stderr')}
-        sys.stdout, sys.stderr = streams.values()
-        with logged_to(streams), nobody_to_ask(), as_it_was(), warnings.catch_warnings():
+        real = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = Stream('stdout', recorder, real[0]), Stream('stderr', recorder, real[1])
+        with logged_to({real[1]: sys.stderr, real[0]: sys.stdout}), nobody_to_ask(), as_it_was(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='To exit: use')
             yield shell
     finally:
@@ -725,6 +891,7 @@ def run_cell(recorder: Recorder, shell, signals: Signals, cell, index: int,
         cell.execution_count = shell.execution_count
         man.cell_start(cell, index)
     error = _execute(shell, cell.source, signals, timeout)
+    if recorder.capture is not None: recorder.capture.catch_up(wait=True)
     expected = error is not signals.late and isinstance(error, (Exception, SystemExit)) and 'raises-exception' in cell.metadata.get('tags', [])
     with recorder.lock:
         if error is not None and not _ends_well(error):
@@ -829,7 +996,7 @@ class R1nbEngine:
         files = {'stdout': stdout_file, 'stderr': stderr_file}
         echo = {name: [f for f in (live and getattr(sys, name), *(file if isinstance(file, list) else [file])) if f] for name, file in files.items()}
         nb.metadata['language_info'] = _language_info()
-        with Recorder(nb_man, echo) as recorder, notebook_shell(recorder) as shell:
+        with Recorder(nb_man, echo) as recorder, captured(recorder), notebook_shell(recorder) as shell:
             for i, cell in enumerate(nb.cells):
                 if set(cell.metadata.get('tags', [])) & ({'skip-execution', 'rank-0'} if rank() else {'skip-execution'}): continue
                 if cell.cell_type != 'code' or not cell.source.strip():
