@@ -252,6 +252,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'r1nb.engine.notebook_language': ('engine.html#notebook_language', 'r1nb/engine.py'),
                              'r1nb.engine.notebook_parameters': ('engine.html#notebook_parameters', 'r1nb/engine.py'),
                              'r1nb.engine.notebook_shell': ('engine.html#notebook_shell', 'r1nb/engine.py'),
+                             'r1nb.engine.other_threads': ('engine.html#other_threads', 'r1nb/engine.py'),
                              'r1nb.engine.printable': ('engine.html#printable', 'r1nb/engine.py'),
                              'r1nb.engine.quiet_at_exit': ('engine.html#quiet_at_exit', 'r1nb/engine.py'),
                              'r1nb.engine.run_cell': ('engine.html#run_cell', 'r1nb/engine.py'),
