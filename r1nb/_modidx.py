@@ -240,6 +240,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'r1nb.engine._png': ('engine.html#_png', 'r1nb/engine.py'),
                              'r1nb.engine._publish': ('engine.html#_publish', 'r1nb/engine.py'),
                              'r1nb.engine._stream': ('engine.html#_stream', 'r1nb/engine.py'),
+                             'r1nb.engine._waiting': ('engine.html#_waiting', 'r1nb/engine.py'),
                              'r1nb.engine.as_it_was': ('engine.html#as_it_was', 'r1nb/engine.py'),
                              'r1nb.engine.captured': ('engine.html#captured', 'r1nb/engine.py'),
                              'r1nb.engine.check_language': ('engine.html#check_language', 'r1nb/engine.py'),

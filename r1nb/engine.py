@@ -64,6 +64,13 @@ class Screen:
 
     def write(self, text: str):
         "Add `text`, in which `\\r`, `\\n`, cursor up and down, start of line and erase act as on a terminal."
+        at_end = self.row == len(self.lines) - 1 and not self.over and not self.tokens.rest
+        if at_end and '\x1b' not in text and '\r' not in text:
+            first, *more = text.split('\n')              # what most text is: faster, and the same
+            self.lines[-1] += first
+            self.lines += more
+            self.row += len(more)
+            return
         for kind, token in self.tokens(text): self._put(kind, token)
 
     def close(self):
@@ -493,6 +500,8 @@ class Capture:
     def open(self):
         "Raises OSError where that cannot be."
         global _capture
+        import fcntl, termios
+        self.unread, self.FIONREAD = fcntl.ioctl, termios.FIONREAD
         self.real, self.spool, self.decoder, pipes = {}, {}, {}, {}
         for fd, name in self.names.items():
             self.real[fd] = os.dup(fd)
@@ -539,19 +548,25 @@ class Capture:
         finally: self.busy = False
 
 # %% ../nbs/50_engine.ipynb #f247174f
+_NOTHING = bytes(4)
+
 def _catch_up(self: Capture, wait: bool = False):
     "Record what has been written so far, before what is recorded next. `wait` also for what is on its way."
-    import fcntl, select, termios
-    def waiting(fd): return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b'\0' * 4), sys.byteorder)
     if self.busy or os.getpid() != self.recorder.pid: return
     with self.recorder.lock, suppress(OSError):
-        if wait or any(os.fstat(fd).st_ino == inode and waiting(fd) for fd, inode in self.inode.items()):
+        if wait or self.waiting():
+            import select
             with suppress(BlockingIOError): os.read(self.answers, 99)             # of a wait that a signal cut short
             os.write(self.control, b'.')
             poll = select.poll()
             poll.register(self.answers, select.POLLIN)
             if poll.poll(5000): os.read(self.answers, 1)
         self.take()
+
+def _waiting(self: Capture) -> bool:
+    "Whether something is written that the helper has not moved yet. (Asked before every print: FIONREAD, 0.2 us.)"
+    try: return any(self.unread(fd, self.FIONREAD, _NOTHING) != _NOTHING for fd in (1, 2))
+    except OSError: return True                          # a cell has put something else there
 
 def _close(self: Capture):
     global _capture
@@ -579,7 +594,7 @@ def _after_fork():
             if os.fstat(fd).st_ino == capture.inode[fd]: os.dup2(real, fd)      # not those of a pseudo-terminal
         os.close(capture.control)
 
-Capture.catch_up, Capture.close = _catch_up, _close
+Capture.catch_up, Capture.waiting, Capture.close = _catch_up, _waiting, _close
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fork)
 
 @contextmanager
