@@ -673,3 +673,84 @@ def test_what_a_cell_leaves_behind_ends_with_the_notebook(tmp_path):
     cells = record(tmp_path)
     assert set(states(cells)) == {"completed"} and text(cells[5]) == "still here\n"
     assert text(cells[2]) == "thread ZeroDivisionError\n"
+
+
+# ---- what does not pass through Python -----------------------------------------------------------------------------
+
+OUTSIDE = [
+    "import os, subprocess, sys, logging\nlogging.warning('a log line')",
+    "!echo from the shell",
+    "print('before'); subprocess.run(['echo', 'from a program']); print('after')",
+    "subprocess.run(['ls', '/nowhere/at/all']); print('err', file=sys.stderr)",
+    "os.write(1, b'descriptor \\xff\\n'); os.write(2, 'é\\n'.encode()); print('then');",
+    "subprocess.run(['sh', '-c', 'echo given'], stdout=sys.stdout, stderr=sys.stdout);",
+    "import ctypes\nlibc = ctypes.CDLL(None); libc.puts(b'from C'); libc.fflush(None);",
+    "subprocess.run([sys.executable, '-c', 'print(\"x\" * 3_000_000)']); print('end')",
+    "ctypes.PyDLL(None).dprintf(1, b'%s', b'y' * 3_000_000);",  # 3 MB at once, with Python's lock held
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="what programs print is recorded on Linux")
+@pytest.mark.parametrize("live", ["0", "1"])
+def test_what_does_not_pass_through_python_is_recorded(tmp_path, live):
+    rc, out, err = papermill(tmp_path, write(tmp_path, *OUTSIDE), env={"R1NB_LIVE": live})
+    assert rc == 0, err[-3000:]
+    log, shell, program, failing, descriptor, given, c, large, held = record(tmp_path)[1:]
+    assert text(log, "stderr") == "a log line\n"
+    assert text(shell) == "from the shell\n"
+    assert text(program) == "before\nfrom a program\nafter\n"
+    assert "/nowhere/at/all" in text(failing, "stderr") and text(failing, "stderr").endswith("\nerr\n")
+    assert text(descriptor) == "descriptor \\xff\nthen\n" and text(descriptor, "stderr") == "é\n"
+    assert text(given) == "given\n" and text(c) == "from C\n"
+    assert text(large) == "x" * 3_000_000 + "\nend\n" and text(held) == "y" * 3_000_000
+    assert ("from a program" in out, "a log line" in err) == (live == "1", live == "1")
+    assert "Executing" not in "".join(text(x, n) for x in record(tmp_path) for n in ("stdout", "stderr"))
+
+
+def test_the_progress_bar_and_papermills_messages_are_not_output(tmp_path):
+    path = write(tmp_path, "import subprocess; subprocess.run(['echo', 'x'])")
+    process = start([*PAPERMILL[:-1], "--log-output", "--progress-bar", path, tmp_path / "out.ipynb"], cwd=tmp_path)
+    rc, out, err = finish(process)
+    assert rc == 0 and "Executing" in err and "x\n" in out
+    assert text(record(tmp_path)[1]) == "x\n" and text(record(tmp_path)[1], "stderr") == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="what programs print is recorded on Linux")
+def test_a_programs_output_is_recorded_while_it_runs(tmp_path):
+    path = write(tmp_path, "import subprocess\nsubprocess.run(['sh', '-c', 'echo started; sleep 80'])")
+    process = start([*PAPERMILL, "--autosave-cell-every", "1", path, tmp_path / "out.ipynb"], start_new_session=True)
+    out = tmp_path / "out.ipynb"
+    try:
+        wait_for(lambda: out.exists() and '"started' in out.read_text(), "output of a running program")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_the_last_words_of_a_crash_are_on_the_screen(tmp_path):
+    path = write(tmp_path, "import os\nos.write(2, b'what(): the reason\\n' * 1000); os.abort()", "1")
+    rc, out, err = papermill(tmp_path, path)
+    assert rc == -signal.SIGABRT
+    assert err.count("what(): the reason") + text(record(tmp_path)[1], "stderr").count("the reason") >= 1000
+
+
+def test_a_program_that_outlives_the_notebook_can_still_print(tmp_path):
+    child = "import sys, time; time.sleep(2); print('still there', flush=True); open('alive', 'w')"
+    path = write(tmp_path, f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}])")
+    rc, out, err = papermill(tmp_path, path)
+    assert rc == 0 and out == "still there\n" and (tmp_path / "alive").exists()
+    assert text(record(tmp_path)[1]) == ""
+
+
+def test_descriptors_are_given_back(tmp_path):
+    path = write(tmp_path, "import os; os.system('echo inside')")
+    code = (
+        "import os, sys; from r1nb.engine import run_notebook\n"
+        "run = lambda: run_notebook(sys.argv[1], sys.argv[2], live=False)\n"
+        "run(); before = sorted(os.listdir('/proc/self/fd')); run(); after = sorted(os.listdir('/proc/self/fd'))\n"
+        "assert before == after, (before, after)\n"
+        "os.write(1, b'one\\n'); print('two', flush=True); os.system('echo three')"
+    )
+    rc, out, err = finish(start([sys.executable, "-c", code, path, tmp_path / "out.ipynb"]))
+    assert (rc, out) == (0, "one\ntwo\nthree\n"), err
+    assert text(record(tmp_path)[1]) == "inside\n"

@@ -467,6 +467,19 @@ def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
         assert result.code == 0 and f"value {shown}\n" in result.out, result.err
 
 
+def test_what_a_program_prints_is_on_the_screen_in_the_log_and_in_the_record(tmp_path):
+    source = "import logging, subprocess\nsubprocess.run(['sh', '-c', 'echo said; echo \"\\033[31mbad\\033[0m\" >&2'])"
+    path = notebook(tmp_path / "said.ipynb", source + "\nlogging.warning('careful');")
+    result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
+    assert result.code == 0, result.err
+    run = Run(tmp_path / "runs" / "notebook" / "said")
+    log = (run / "logs" / "rank-0.log").read_text().splitlines()
+    assert {"said", "bad"} <= set(log) and any("careful" in line for line in log) and "\x1b" not in "".join(log)
+    assert "said\n" in result.out and "bad\n" in result.err and "careful" in result.err
+    outputs = {o.name: o.text for o in record(run / "job.ipynb")[-1].outputs}
+    assert outputs["stdout"] == "said\n" and "\x1b[31mbad\x1b[0m\n" in outputs["stderr"]
+
+
 def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
     path = notebook(tmp_path / "half.ipynb", "print('half \\ud800')\nraise ValueError('\\ud800')")
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
