@@ -425,12 +425,13 @@ def is_earned(task: str, answer: str, entry: dict) -> bool:
 
 @earned('countdown', 'puzzle24')
 def _uses_its_numbers(answer: str, entry: dict) -> bool:
-    "Exactly the given numbers, each once, joined by `+ - * /` alone."
+    "Exactly the given numbers, each once, joined by `+ - * /` alone; the value exact, not cut to 24."
     nodes = list(ast.walk(ast.parse(answer.strip(), mode='eval').body))
     numbers = [n.value for n in nodes if isinstance(n, ast.Constant)]
     known = (ast.BinOp, ast.UnaryOp, ast.USub, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Constant)
     plain = all(isinstance(n, known) for n in nodes) and all(type(n) is int for n in numbers)
-    return plain and sorted(numbers) == sorted(entry['metadata']['numbers'])
+    if not plain or sorted(numbers) != sorted(entry['metadata']['numbers']): return False
+    return abs(evaluate_plain(answer) - entry['metadata'].get('target', 24)) < 1e-6
 
 @earned('game_of_life_halting')
 def _is_the_reference(answer: str, entry: dict) -> bool:
@@ -459,7 +460,35 @@ def _is_no_premise(answer: str, entry: dict) -> bool:
     def bare(text): return re.sub(r'[\s()]', '', str(text))
     return bare(answer) not in map(bare, entry['metadata']['premises'])
 
-CREDULOUS = {'propositional_logic': 'anything weaker than a premise is a valid conclusion'}
+@earned('number_sorting')
+def _is_sorted_as_asked(answer: str, entry: dict) -> bool:
+    "The numbers of the question in the order asked for: `nan` equals its own sorting."
+    got = [float(n) for n in json.loads(answer.replace("'", '"'))]
+    wanted = [float(n) for n in entry['metadata']['sorted_numbers']]
+    return len(got) == len(wanted) and all(abs(g - w) < 1e-6 for g, w in zip(got, wanted))
+
+@earned('prime_factorization')
+def _is_factored(answer: str, entry: dict) -> bool:
+    "The prime factors; the number itself is an equal product."
+    return sorted(int(f) for f in answer.split('×')) == sorted(entry['metadata']['factors'])
+
+@earned('knights_knaves')
+def _has_one_role_each(answer: str, entry: dict) -> bool:
+    "Every name once: both roles for one name are half right, always."
+    def names(text): return sorted(re.findall(r"([\w'-]+) is an? ", text.casefold()))
+    return names(answer) == names(entry['answer'])
+
+@earned('rush_hour')
+def _is_planned(answer: str, entry: dict) -> bool:
+    "At most 100 moves of at most 5 places: blind moves, as many as fit, free the car now and then."
+    moves = re.findall(r'[A-Za-z][+-](\d+)', answer)
+    return len(moves) <= 100 and all(len(n) == 1 and int(n) <= 5 for n in moves)
+
+CREDULOUS = {
+    'propositional_logic': 'anything weaker than a premise is a valid conclusion',
+    'boxnet': 'moving every box everywhere brings some to their targets',
+    'string_insertion': 'the text of the question is the answer to nineteen problems of twenty',
+    'modulo_grid': 'one symbol everywhere is right in most problems'}
 
 # %% ../nbs/07_judges.ipynb #57f91962
 default_task_pool = OnePool(lambda: WorkerPool(partial(Worker, 'judges', 'task_worker')))

@@ -125,9 +125,11 @@ def test_honest_answers_have_the_scores_of_the_library():
 @pytest.mark.parametrize("name", sorted(EARNED))
 def test_our_own_rule_takes_the_reference(name):
     entries = problems(name, 10, seed=7)
-    references = [e["answer"] if e["answer"] is not None else e["metadata"]["example_answer"] for e in entries]
+    references = [e["answer"] if e["answer"] is not None else e["metadata"].get("example_answer", "") for e in entries]
     if name == "propositional_logic":  # its example is a premise twice, now and then
         references = [f"({e['metadata']['premises'][0]} ∨ ¬{e['metadata']['variables'][0]})" for e in entries]
+    if name == "rush_hour":  # it has no reference; a move or two is a try
+        references = ["A+1"] * len(entries)
     assert score_tasks(references, entries) == own_scores(references, entries)
 
 
@@ -139,13 +141,18 @@ CHEATS = [
     ("coin_flip", "0"),
     ("game_of_life", str([[0] * 10] * 10)),
     ("polynomial_multiplication", "expand((x + 1)*(x + 2))"),
+    ("number_sorting", "['nan', 'nan', 'nan', 'nan']"),
+    ("prime_factorization", "210"),
+    ("knights_knaves", "Zoey is a knight, Zoey is a knave"),
+    ("rush_hour", "A+1 A-1 " * 200),
 ]
 
 
 @pytest.mark.parametrize(("name", "answer"), CHEATS)
 def test_an_answer_that_solves_nothing_earns_nothing(name, answer):
-    entries = [e for e in problems(name, 12, seed=9) if e["answer"].replace(" ", "") != answer.replace(" ", "")]
-    entries = [e for e in entries if sorted(e["metadata"].get("numbers") or []) != [1, 1, 4, 6]]
+    entries = [e for e in problems(name, 12, seed=9) if str(e["answer"]).replace(" ", "") != answer.replace(" ", "")]
+    if name == "puzzle24":
+        entries = [e for e in entries if sorted(e["metadata"]["numbers"]) != [1, 1, 4, 6]]
     assert max(score_tasks([answer] * len(entries), entries)) <= 0.1
     echoes = [str(e["metadata"].get("integrand", "x")) for e in problems("simple_integration", 5)]
     asked = [f"Integral({text}, x)" for text in echoes]
