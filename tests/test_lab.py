@@ -279,8 +279,9 @@ def jupyterlab(recipe, tmp_path_factory):
         "--IdentityProvider.token=t",
         *(["--allow-root"] if os.getuid() == 0 else []),
     ]
-    made = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    options = [w for w in made.split() if w.startswith("--LabApp.default_url=")]  # as `make lab` opens it
+    words = (ROOT / "scripts" / "targets.sh").read_text().split()
+    options = [w for w in words if w.startswith("--LabApp.default_url=")]  # as `make lab` opens it
+    assert options
     command = [sys.executable, "-m", "jupyterlab", *arguments, *options, f"--ServerApp.root_dir={home}"]
     environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home, env=environment, start_new_session=True)
