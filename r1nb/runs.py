@@ -205,9 +205,9 @@ def atomic_path(path: str | Path):
         _remove(temporary)
 
 def write_text(path: str | Path, text: str) -> Path:
-    "Write `text` to `path` atomically."
+    "Write `text` to `path` atomically; half a surrogate pair as `\\ud800`, which is JSON's escape too."
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding='utf-8')
+        temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
     return Path(path)
 
 # %% ../nbs/01_runs.ipynb #b873b3f3

@@ -809,3 +809,13 @@ def test_a_line_break_in_what_slurm_is_asked(field):
     with pytest.raises(InputError, match=f"--{field}"):
         header(SlurmOptions(**{field: "gpu\ntouch f"}), "name", "log")
     assert f'--{field}="gpu # x"' in header(SlurmOptions(**{field: "gpu # x"}), "name", "log")
+
+
+def test_an_error_that_is_no_text_can_be_written(tmp_path):
+    run = open_run(tmp_path / "run", "notebook", {})
+    with pytest.raises(ValueError, match="half"), running(run):
+        raise ValueError("half \ud800 a pair")
+    assert run.status == "failed" and run.manifest["error"] == "ValueError: half \ud800 a pair"
+    result = r1nb("show", run.path, cwd=tmp_path, runs=tmp_path)
+    assert result.code == 0 and "half" in result.out
+    assert r1nb("runs", "--html", "pages", cwd=tmp_path, runs=tmp_path).code == 0
