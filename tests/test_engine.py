@@ -364,14 +364,15 @@ def test_importing_the_engine_is_light():
 PLAIN = st.text(st.characters(exclude_characters="\r\n\x1b", exclude_categories=["Cs"]), max_size=12)
 COLOURS = ["\x1b[31m", "\x1b[1m", "\x1b[0m", "\x1b[38;5;28m", "\x1b[38:2::1:2:3m", "\x1b[m"]
 OTHERS = ["\x1b[?25l", "\x1b[?2004h", "\x1b[2J", "\x1b[10;20H", "\x1b[5C", "\x1b7", "\x1b(B", "\x1bc", "\x1b[>4;1m",
-          "\x1b]8;;http://a/b;c\x07", "\x1b]8;;\x1b\\", "\x1b]0;a title\x1b\\", "\x1bPq#0\x1b\\", "\x1b_Gi=1\x1b\\"]  # fmt: skip
+          "\x1b]8;;http://a/b;c\x07", "\x1b]8;;\x1b\\", "\x1b]0;a title\x1b\\", "\x1bPq#0\x1b\\",
+           "\x1b_Gi=1\x1b\\"]  # fmt: skip
 ESCAPES = st.sampled_from(COLOURS + OTHERS)
 
 
 def in_pieces(text, cuts):
     "`text`, cut at `cuts`."
     places = sorted({min(c, len(text)) for c in cuts})
-    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)])]
+    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
 
 
 def shown(*texts):
@@ -575,7 +576,9 @@ ASKING = {
 @pytest.mark.parametrize("kind", ASKING)
 def test_a_cell_that_asks_does_not_wait(tmp_path, kind):
     source, ename, words = ASKING[kind]
-    process = start([*PAPERMILL, write(tmp_path, source), tmp_path / "out.ipynb"], stdin=subprocess.PIPE)  # open, silent
+    process = start(
+        [*PAPERMILL, write(tmp_path, source), tmp_path / "out.ipynb"], stdin=subprocess.PIPE
+    )  # open, silent
     try:
         wait_for(lambda: process.poll() is not None, "end")
     finally:
@@ -665,8 +668,8 @@ def test_what_a_cell_leaves_behind_ends_with_the_notebook(tmp_path):
     )
     code = (
         "import os, sys, threading, warnings; from r1nb.engine import run_notebook\n"
-        "state = lambda: (sys.gettrace(), threading.excepthook, [f for f in warnings.filters if f[0] == 'error' and f[2] is Warning], os.getcwd())\n"
-        "before = state(); run_notebook('in.ipynb', 'out.ipynb', live=False); assert state() == before, (before, state())"
+        "state = lambda: (sys.gettrace(), threading.excepthook, [f for f in warnings.filters if f[0] == 'error' and f[2] is Warning], os.getcwd())\n"  # noqa: E501
+        "before = state(); run_notebook('in.ipynb', 'out.ipynb', live=False); assert state() == before, (before, state())"  # noqa: E501
     )
     rc, out, err = finish(start([sys.executable, "-c", code], cwd=path.parent))
     assert rc == 0, err

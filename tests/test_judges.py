@@ -1,4 +1,4 @@
-"""Verdicts about programs and texts: nothing that a program prints or a completion says raises, hangs or passes by its form."""
+"""Verdicts about programs and texts: nothing printed or said raises, hangs, or passes by its form."""
 
 import json
 import random
@@ -118,8 +118,8 @@ def test_tests_that_cannot_be_read_are_named_before_anything_runs(info, words):
 # texts
 
 PIECES = [
-    "<think>", "</think>", "<answer>", "</answer>", "\n", "```python", "```", "\\boxed{", "}", "a", " ", "Answer:", "#### 1",
-    ",1", "B", "(", ".", "Step 1:", "<think>\n", "\n</think>\n<answer>\n", "\n</answer>", "\\text{", "$", "1",
+    "<think>", "</think>", "<answer>", "</answer>", "\n", "```python", "```", "\\boxed{", "}", "a", " ", "Answer:",
+    "#### 1", ",1", "B", "(", ".", "Step 1:", "<think>\n", "\n</think>\n<answer>\n", "\n</answer>", "\\text{", "$", "1",
 ]  # fmt: skip
 # What reads completions, as functions of a text.
 READERS = {
@@ -167,14 +167,10 @@ def test_reading_takes_time_in_proportion_to_the_text(reader):
 
 
 def old_code_format(text, language="python"):
-    return bool(
-        re.fullmatch(rf"<think>\n.*?\n</think>\n<answer>\n.*?```{language}.*?```.*?\n</answer>", text, re.S)
-    )
+    return bool(re.fullmatch(rf"<think>\n.*?\n</think>\n<answer>\n.*?```{language}.*?```.*?\n</answer>", text, re.S))
 
 
-OLD_GSM8K = re.compile(
-    r"^####[ \t]*((?:\\?\$)?[-+]?\.?\d[\d,]*(?:\.\d+)?(?:[ \t]?\\?%)?)[ \t]*\.?[ \t]*$", re.M
-)
+OLD_GSM8K = re.compile(r"^####[ \t]*((?:\\?\$)?[-+]?\.?\d[\d,]*(?:\.\d+)?(?:[ \t]?\\?%)?)[ \t]*\.?[ \t]*$", re.M)
 
 
 @settings(max_examples=400)

@@ -393,7 +393,7 @@ def generate_job(folder, tiny_model, kind):
     keys = {**TASK, "split": "train", "num_problems": 2, "num_generations": 1, "teacher": "scripted",
             "model_name_or_path": str(tiny_model)}  # fmt: skip
     recipe = folder / "early.yaml"
-    recipe.write_text(yaml.safe_dump({"name": "early", "stages": {"generate": keys, "again": {"stage": "generate", **keys}}},
+    recipe.write_text(yaml.safe_dump({"name": "early", "stages": {"generate": keys, "again": {"stage": "generate", **keys}}},  # noqa: E501
                                      sort_keys=False))  # fmt: skip
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "generate.ipynb", as_version=4)
     source, message = EARLY[kind]
@@ -449,8 +449,8 @@ def test_an_ordinary_notebook_may_end_when_it_likes(tmp_path, source, code, stat
 def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
     path = notebook(tmp_path / "plain.ipynb", "print('value', repr(steps))")
     expected = {
-        "False": "False", "True": "True", "None": "None", "21": "21", "-3": "-3", "007": "7", "1e-5": "1e-05", "nan": "nan",
-        "inf": "inf", "words": "'words'", '"5"': "'\"5\"'", "": "''", "[1, null]": "[1, None]", '{"a": true}': "{'a': True}",
+        "False": "False", "True": "True", "None": "None", "21": "21", "-3": "-3", "007": "7", "1e-5": "1e-05", "nan": "nan",  # noqa: E501
+        "inf": "inf", "words": "'words'", '"5"': "'\"5\"'", "": "''", "[1, null]": "[1, None]", '{"a": true}': "{'a': True}",  # noqa: E501
         "false": "False", "1.0": "1.0", "[/INST]x": None,
     }  # fmt: skip
     from r1nb.cli import parameter_value
@@ -485,8 +485,12 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
     run = Run(tmp_path / "runs" / "notebook" / "half")
     assert (result.code, run.status) == (1, "failed"), result.err
-    assert "ValueError: \\ud800" in run.manifest["error"] and "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
-    assert errors(record(run / "job.ipynb")) == ["ValueError"] and "Traceback (most" not in result.err.split("r1nb:")[-1]
+    assert (
+        "ValueError: \\ud800" in run.manifest["error"] and "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
+    )
+    assert (
+        errors(record(run / "job.ipynb")) == ["ValueError"] and "Traceback (most" not in result.err.split("r1nb:")[-1]
+    )
 
 
 @pytest.mark.parametrize(

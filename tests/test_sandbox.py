@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from r1nb.rewards import code_reward
 from r1nb.judges import score_program, score_programs
+from r1nb.rewards import code_reward
 from r1nb.sandbox import Limits, guarantees, refused_calls, run_program
 from r1nb.settings import InputError
 
@@ -151,18 +151,15 @@ GREEDY = {
     "kills everybody": ("os.kill(-1, 9)", {"killed", "ok", "error"}),
     "kills its parent": ("os.kill(os.getppid(), 9); time.sleep(1)", {"killed", "ok", "error"}),
     "memory behind closed pipes": (
-        "os.close(1); os.close(2)\nfor _ in range(3): os.fork()\n"
-        "x = bytearray(b'x') * (100 << 20)\ntime.sleep(60)",
+        "os.close(1); os.close(2)\nfor _ in range(3): os.fork()\nx = bytearray(b'x') * (100 << 20)\ntime.sleep(60)",
         {"memory", "error"},
     ),
     "undumpable memory": (
-        "libc.prctl(4, 0)\nfor _ in range(3): os.fork()\n"
-        "x = bytearray(b'x') * (100 << 20)\ntime.sleep(60)",
+        "libc.prctl(4, 0)\nfor _ in range(3): os.fork()\nx = bytearray(b'x') * (100 << 20)\ntime.sleep(60)",
         {"memory"},
     ),
     "buffers of sockets": (
-        "for _ in range(3): os.fork()\ns = [socket.socketpair() for _ in range(100)]\n"
-        "time.sleep(60)",
+        "for _ in range(3): os.fork()\ns = [socket.socketpair() for _ in range(100)]\ntime.sleep(60)",
         {"memory"},
     ),
     "processes full of threads": (
@@ -173,8 +170,7 @@ GREEDY = {
     ),
     "kills its group": ("os.killpg(0, 9)", {"killed", "ok", "error"}),
     "stops everybody": (
-        "if os.fork() == 0: time.sleep(99)\nos.kill(-1, 19)\n"
-        "os.kill(os.getpid(), 19)",
+        "if os.fork() == 0: time.sleep(99)\nos.kill(-1, 19)\nos.kill(os.getpid(), 19)",
         {"time"},
     ),
     "calls by the x32 numbers": ("libc.syscall(0x40000000 + 39)", {"killed"}),
@@ -376,8 +372,7 @@ MISSING = (
 )
 NO_NAMESPACES = "echo 'bwrap: No permissions to create new namespace' >&2; exit 1"
 NO_SECCOMP = (
-    'for a; do [ "$a" = --seccomp ] && {{ echo "bwrap: prctl(PR_SET_SECCOMP)" >&2; exit 1; }}; done\n'
-    'exec {bwrap} "$@"'
+    'for a; do [ "$a" = --seccomp ] && {{ echo "bwrap: prctl(PR_SET_SECCOMP)" >&2; exit 1; }}; done\nexec {bwrap} "$@"'
 )
 
 

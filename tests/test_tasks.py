@@ -1,4 +1,4 @@
-"""Scorers of reasoning_gym behind the walls: nothing that an answer says is run, is waited for, or changes the next verdict."""
+"""Scorers of reasoning_gym behind the walls: no answer is run, waited for, or changes the next verdict."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from r1nb.judges import EARNED, default_task_pool, score_tasks
 from r1nb.rewards import reasoning_gym_reward
 
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
-from judges import hostile, honest, own_scores, problems, tasks  # noqa: E402
+from judges import honest, hostile, own_scores, problems, tasks  # noqa: E402
 
 EVALUATING = (
     "countdown",

@@ -3,9 +3,10 @@
     python scripts/bench/judges.py --honest 2000
     python scripts/bench/judges.py --hostile
 
-`--honest N`: N answers that nobody would call an attack (references, other problems' answers, references in other words) over
-all tasks that the package ships, scored both ways: which scores differ, and verdicts a second of the cheap tasks. `--hostile`:
-a hundred texts made to run code, to hang or to crash a scorer, on every task; afterwards the references are scored again.
+`--honest N`: N answers that nobody would call an attack (references, other problems' answers, references in other
+words) over all tasks that the package ships, scored both ways: which scores differ, and verdicts a second of the cheap
+tasks. `--hostile`: a hundred texts made to run code, to hang or to crash a scorer, on every task; afterwards the
+references are scored again.
 """
 
 import argparse
@@ -37,13 +38,13 @@ CODE = (
     '(lambda: open("{file}", "w"))()',
     '[c for c in ().__class__.__base__.__subclasses__() if open("{file}", "w")]',
     '().__class__.__base__.__subclasses__()[0].__init__.__globals__["open"]("{file}", "w")',
-    'sympify("__import__(\'os\').system(\'touch {file}\')")',
-    "S('open(\"{file}\", \"w\")')",
+    "sympify(\"__import__('os').system('touch {file}')\")",
+    'S(\'open("{file}", "w")\')',
     'Symbol("x").func.__init__.__globals__["__builtins__"]["open"]("{file}", "w")',
     'lambdify(x, "open(\\"{file}\\", \\"w\\")")(1)',
     'Lambda(x, open("{file}", "w"))',
-    'parse_expr("open(\'{file}\', \'w\')")',
-    'f"{{open(\'{file}\', \'w\')}}"',
+    "parse_expr(\"open('{file}', 'w')\")",
+    "f\"{{open('{file}', 'w')}}\"",
     '__import__("pathlib").Path("{file}").touch()',
     '__import__("subprocess").run(["touch", "{file}"])',
     '__import__("ctypes").CDLL(None).creat(b"{file}", 438)',
@@ -61,7 +62,7 @@ CODE = (
     "; touch {file}",
     "<script>alert(1)</script>",
     '\\input{{|"touch {file}"}}',
-    '\\write18{{touch {file}}}',
+    "\\write18{{touch {file}}}",
     '__import__("reasoning_gym").factory.DATASETS.clear()',
     '[setattr(__import__("builtins"), "float", lambda *a: 1.0)]',
     '__import__("sys").modules.clear()',
