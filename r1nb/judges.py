@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['ADDRESSES', 'PROVIDERS', 'MODES', 'FUNCTIONS', 'CONSTANTS', 'NOTHING', 'EARNED', 'CREDULOUS', 'default_task_pool',
            'same_output', 'read_json', 'callable_program', 'Case', 'read_cases', 'local_runs', 'piston_runs',
-           'router_runs', 'find_provider', 'score_tests', 'score_program', 'in_parallel', 'score_programs', 'checked',
-           'score_codeforces', 'ioi_includes', 'score_ioi', 'evaluate_plain', 'check_formula', 'task_worker', 'earned',
-           'is_earned', 'score_tasks']
+           'router_runs', 'find_provider', 'score_tests', 'score_program', 'in_parallel', 'score_programs',
+           'read_codeforces', 'checked', 'score_codeforces', 'read_ioi', 'ioi_includes', 'score_ioi', 'evaluate_plain',
+           'check_formula', 'task_worker', 'earned', 'is_earned', 'score_tasks']
 
 # %% ../nbs/07_judges.ipynb #68e61a09
-import ast, json, math, operator, os, re, secrets, struct, sys, time, urllib.error, urllib.request
+import ast, json, math, numbers, operator, os, re, secrets, struct, sys, time, urllib.error, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 
 from .sandbox import (BOX, LANGUAGES, REQUEST, Limits, OnePool, Program, Result, Worker, WorkerPool,
@@ -39,15 +40,17 @@ def _same_decimals(a: str, b: str) -> bool:
 
 def read_json(text):
     "What `text` says as JSON; `text` itself if it is no string, or none that JSON can read."
-    try: return json.loads(text) if isinstance(text, str) else text
+    if not isinstance(text, str): return text
+    try: return json.loads(text, parse_constant=float)           # each NaN an object of its own: `[x] == [x]` for one
     except (ValueError, RecursionError): return text
 
 # %% ../nbs/07_judges.ipynb #e701d9e4
 _CALL = """
 import json, sys, types
-module = sys.modules['solution'] = types.ModuleType('solution')
-exec(compile({source!r}, 'main.py', 'exec'), module.__dict__)
 call = json.loads(sys.stdin.read())
+module = sys.modules['solution'] = types.ModuleType('solution')
+module.__file__ = globals().get('__file__', 'main.py')
+exec(compile({source!r}, 'main.py', 'exec'), module.__dict__)
 cls = getattr(module, 'Solution', None)
 function = getattr(cls(), call['name']) if hasattr(cls, call['name']) else getattr(module, call['name'])
 returned = function(*call['arguments'])
@@ -84,7 +87,8 @@ def _read_case(case, language: str, decimals: bool) -> Case:
     "One test case of a `verification_info`. Raises `InputError` that says what is wrong with it."
     if not isinstance(case, dict): raise InputError(f"a mapping is needed, not {str(case)[:60]!r}")
     kind = case.get('type') or ('function_call' if case.get('fn_name') else 'stdin_stdout')
-    if missing := [k for k in ('input', 'output') if k not in case]:
+    needed = [k for k in ('input', 'output') if case.get(k) is not None or k in case and kind == 'function_call']
+    if missing := [k for k in ('input', 'output') if k not in needed]:        # a function may be given and return nothing
         raise InputError(f"no '{missing[0]}'; found {', '.join(map(str, case))}")
     if kind == 'stdin_stdout':
         return Case(str(case['input']), str(case['output']), decimals=decimals)
@@ -126,7 +130,7 @@ def _post(url: str, body: dict, timeout: float) -> object:
     request = urllib.request.Request(url, json.dumps(body).encode(), {'Content-Type': 'application/json'})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer: return json.load(answer)
-    except (OSError, ValueError) as e: raise ConnectionError(f"{url}: {getattr(e, 'reason', e)}") from e
+    except (OSError, ValueError, HTTPException) as e: raise ConnectionError(f"{url}: {getattr(e, 'reason', e)}") from e
 
 ADDRESSES = {'piston': 'PISTON_ENDPOINTS', 'e2b': 'E2B_ROUTER_URL', 'morph': 'MORPH_ROUTER_URL'}      # environment variables
 
@@ -146,16 +150,16 @@ def piston_runs(source: str, language: str, stdins: list[str], limits: Limits):
         answer = _post(f'{servers[i % len(servers)]}/execute', {'language': name, 'version': '*', 'files': [{'name': file, 'content': source}], 'stdin': stdin,
                        'run_timeout': int(limits.wall_seconds * 1000), 'run_memory_limit': limits.memory_mib << 20}, limits.wall_seconds + 60)
         compiled, run = answer.get('compile') or {'code': 0}, answer.get('run') or {}
-        if compiled.get('code'): yield Result('compile', '', compiled.get('stderr', ''), compiled['code']); continue
+        if compiled.get('code'): yield Result('compile', '', compiled.get('stderr') or '', compiled['code']); continue
         status = 'ok' if run.get('code') == 0 else 'time' if run.get('signal') == 'SIGKILL' else 'error'
-        yield Result(status, run.get('stdout', ''), run.get('stderr', ''), run.get('code'))
+        yield Result(status, run.get('stdout') or '', run.get('stderr') or '', run.get('code'))
 
 # %% ../nbs/07_judges.ipynb #b1ee5698
 _REMOTE = """
 import json, subprocess, sys
 for stdin in json.loads({stdins!r}):
     try:
-        r = subprocess.run([sys.executable, '-c', {source!r}], input=stdin, text=True, capture_output=True, timeout={seconds})
+        r = subprocess.run([sys.executable, '-c', {source!r}], input=stdin, text=True, errors='replace', capture_output=True, timeout={seconds})
         print(json.dumps(['ok' if r.returncode == 0 else 'error', r.stdout, r.stderr, r.returncode]))
     except subprocess.TimeoutExpired: print(json.dumps(['time', '', '', None]))
 """
@@ -166,6 +170,12 @@ def _printed(answer: dict) -> str:
     execution = answer['execution'] or {}
     return ''.join((execution.get('logs') or {}).get('stdout') or [])
 
+def _told(line: str) -> Result:
+    "The result that a line of `_REMOTE` tells, `killed` where it tells none: the program may have written it."
+    said = read_json(line)
+    told = isinstance(said, list) and len(said) == 4 and said[0] in ('ok', 'error', 'time')
+    return Result(*said) if told and all(isinstance(t, str) for t in said[:3]) else Result('killed')
+
 def router_runs(service: str):
     "A provider that sends all inputs of a program as one Python script to the router of `service`."
     def runs(source: str, language: str, stdins: list[str], limits: Limits):
@@ -173,8 +183,8 @@ def router_runs(service: str):
         if language != 'python': raise InputError(f"code provider '{service}' runs python only here, not {language}; the provider 'local' runs {', '.join(LANGUAGES)}")
         script, seconds = _REMOTE.format(stdins=json.dumps(stdins), source=source, seconds=limits.wall_seconds), int(limits.wall_seconds * len(stdins)) + 30
         answer = _post(f'{url}/execute_batch', {'scripts': [script], 'languages': ['python'], 'timeout': seconds, 'request_timeout': seconds}, seconds + 30)[0]
-        lines = [json.loads(line) for line in _printed(answer).splitlines() if line.startswith('[')]
-        for i in range(len(stdins)): yield Result(*lines[i]) if i < len(lines) else Result('killed')
+        lines = [line for line in _printed(answer).splitlines() if line.startswith('[')]
+        for i in range(len(stdins)): yield _told(lines[i]) if i < len(lines) else Result('killed')
     return runs
 
 PROVIDERS = {'local': local_runs, 'piston': piston_runs, 'e2b': router_runs('e2b'), 'morph': router_runs('morph')}
@@ -230,6 +240,41 @@ def score_programs(sources: list[str], infos: list, parallel: int = 2, mode: str
         return _score(source, *known[id(info)], mode, provider, limits, no_code, no_compile)
     return in_parallel(score, zip(sources, infos, strict=True), parallel)
 
+# %% ../nbs/07_judges.ipynb #5a19b069
+def _own_limits(here: str, seconds, memory, per_mib: int = 1) -> Limits:
+    "The sandbox's limits for a problem's own, `memory` in units of which `per_mib` are a MiB."
+    for key, value, most in (('time_limit', seconds, 3600), ('memory_limit', memory, per_mib << 40)):
+        try: good = 0 < float(value) <= most
+        except (TypeError, ValueError, OverflowError): good = False
+        if not good: raise InputError(f"{here}: {key}: {str(value)[:60]}; valid: above 0, at most {most}")
+    seconds, mib = float(seconds), int(float(memory) / per_mib)
+    return Limits(wall_seconds=3 * seconds + 3, cpu_seconds=int(seconds + 0.999), memory_mib=mib + 64)
+
+def _listed(here: str, value) -> list:
+    "`value` as a list, `None` as an empty one. Raises `InputError` for anything else."
+    if value is None: return []
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{here}: a list is needed, not {str(value)[:60]!r}")
+    return list(value)
+
+def read_codeforces(problem: dict) -> tuple[list[tuple[str, str]], Limits]:
+    """`(tests, limits)` of a row of open-r1/codeforces; each test is a pair of input and output.
+
+    Raises `InputError` with the problem and the number of the test (from 1) that cannot be used."""
+    if not isinstance(problem, dict):
+        raise InputError(f"a Codeforces problem is a mapping, not {str(problem)[:60]!r}")
+    here, tests = f"problem {problem.get('id') or '?'}", []
+    for column in ('official_tests', 'generated_tests'):
+        for number, test in enumerate(_listed(f'{here}: {column}', problem.get(column)), 1):
+            if not isinstance(test, dict) or any(test.get(k) is None for k in ('input', 'output')):
+                raise InputError(f"{here}: {column}, test {number}: a mapping with 'input' and 'output' "
+                                 f"is needed, not {str(test)[:60]!r}")
+            tests.append((str(test['input']), str(test['output'])))
+    checker = problem.get('generated_checker')
+    if checker is not None and not isinstance(checker, str):
+        raise InputError(f"{here}: generated_checker: a program is needed, not {str(checker)[:60]!r}")
+    return tests, _own_limits(here, problem.get('time_limit') or 2, problem.get('memory_limit') or 256)
+
 # %% ../nbs/07_judges.ipynb #ae1c461b
 def checked(checker: str, stdin: str, expected: str, printed: str) -> bool:
     "Whether the Codeforces checker `checker` (Python) accepts `printed`."
@@ -241,18 +286,11 @@ def checked(checker: str, stdin: str, expected: str, printed: str) -> bool:
 def score_codeforces(source: str, problem: dict, language: str = 'cpp', mode: str = 'weighted_sum', no_code: float = -1.0, no_compile: float = -0.1) -> float | None:
     """The score of `source` on a row of open-r1/codeforces: `official_tests` (and `generated_tests`), `time_limit` in seconds, `memory_limit` in MB, `input_mode`, `generated_checker`.
     `None` where the problem has no tests."""
-    tests = [*(problem.get('official_tests') or []), *(problem.get('generated_tests') or [])]
+    score_tests(0, 1, mode)                            # an unknown mode is an error also where nothing is run
+    tests, limits = read_codeforces(problem)
     if not tests: return None
     if not source: return no_code
-    try:
-        seconds, memory = float(problem.get('time_limit') or 2), int(problem.get('memory_limit') or 256)
-        tests = [(str(test['input']), str(test['output'])) for test in tests]
-    except (TypeError, ValueError, KeyError) as e:
-        raise InputError(f"problem {problem.get('id', '')}: tests need 'input' and 'output', limits are numbers "
-                         f"({type(e).__name__}: {e})") from None
-    files = problem.get('input_mode') == 'file'
-    limits = Limits(wall_seconds=3 * seconds + 3, cpu_seconds=int(seconds + 0.999), memory_mib=memory + 64)
-    passed = 0
+    files, passed = problem.get('input_mode') == 'file', 0
     with Program(source, language, limits) as program:
         if program.failure: return no_compile
         if files: program.language = replace(program.language, run=('sh', '-c', 'cat > input.txt && "$@" > /dev/null && cat output.txt', 'sh', *program.language.run))
@@ -263,6 +301,37 @@ def score_codeforces(source: str, problem: dict, language: str = 'cpp', mode: st
             passed += right
             if mode == 'pass_fail' and not right: break
     return score_tests(passed, len(tests), mode)
+
+# %% ../nbs/07_judges.ipynb #21472e0f
+def _pair(here: str, value) -> tuple[str, str]:
+    "`value` as a pair of texts. Raises `InputError` for anything else."
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or any(v is None for v in value):
+        raise InputError(f"{here}: a pair is needed, not {str(value)[:60]!r}")
+    return str(value[0]), str(value[1])
+
+def read_ioi(subtask: dict) -> tuple[dict[str, tuple[str, str]], dict[str, str], Limits]:
+    """`(tests, grader files, limits)` of a row of open-r1/ioi; tests and files by their names.
+
+    Raises `InputError` with the subtask and the name of the test that cannot be used."""
+    if not isinstance(subtask, dict):
+        raise InputError(f"an IOI subtask is a mapping, not {str(subtask)[:60]!r}")
+    here = f"IOI subtask {subtask.get('id') or '?'}"
+    needed = ('id', 'score', 'test_names', 'test_cases', 'time_limit', 'memory_limit')
+    if missing := [k for k in needed if subtask.get(k) is None]:
+        raise InputError(f"{here}: no '{missing[0]}'; found {', '.join(map(str, subtask))}")
+    score, given = subtask['score'], subtask['test_cases']
+    if not isinstance(score, numbers.Real) or not math.isfinite(score):
+        raise InputError(f"{here}: score: {str(score)[:60]} is not a number of points")
+    names = [str(n) for n in _listed(f'{here}: test_names', subtask['test_names'])]
+    if not isinstance(given, dict): given = dict(zip(names, _listed(f'{here}: test_cases', given)))
+    if missing := [n for n in names if n not in given]:
+        raise InputError(f"{here}: no test case '{missing[0]}'")
+    tests = {name: _pair(f"{here}: test case '{name}'", given[name]) for name in names}
+    files = [f for f in _listed(f'{here}: grader_files', subtask.get('grader_files'))
+             if not (isinstance(f, (list, tuple)) and len(f) == 2 and f[0] and not f[1])]      # an empty one is left out
+    files = [_pair(f'{here}: grader_files', f) for f in files]
+    limits = _own_limits(here, subtask['time_limit'], subtask['memory_limit'], 2**20)
+    return tests, {Path(name).name: text for name, text in files}, limits
 
 # %% ../nbs/07_judges.ipynb #6e26fdd7
 def ioi_includes(source: str, problem_id: str) -> str:
@@ -275,25 +344,17 @@ def score_ioi(source: str, subtask: dict) -> dict:
     """Judge `source` (C++) on a row of open-r1/ioi: `id`, `score` (points), `test_names`, `test_cases` (pairs of input and output), `grader_files` (pairs of name and text), `time_limit` s, `memory_limit` bytes.
 
     Returns `score` (0 to 1, the minimum over tests), `weighted_score` (points), `status` (AC, WA, RE, TLE, MLE, CE, SKIPPED) and `tests` (name → status)."""
-    needed = ('id', 'score', 'test_names', 'test_cases', 'time_limit', 'memory_limit')
-    if missing := [k for k in needed if subtask.get(k) is None]:
-        raise InputError(f"IOI subtask {subtask.get('id', '')}: no '{missing[0]}'; found {', '.join(map(str, subtask))}")
-    names, cases = list(subtask['test_names']), subtask['test_cases']
-    cases = cases if isinstance(cases, dict) else dict(zip(names, cases))
-    if missing := [n for n in names if n not in cases]:
-        raise InputError(f"IOI subtask {subtask['id']}: no test case '{missing[0]}'")
-    files = {Path(name).name: text for name, text in subtask.get('grader_files') or [] if text}
+    cases, files, limits = read_ioi(subtask)
     sources = tuple(n for n in files if n.endswith('.cpp') and n not in ('checker.cpp', 'manager.cpp', 'stub.cpp'))
-    limits = Limits(wall_seconds=3 * subtask['time_limit'] + 3, cpu_seconds=int(subtask['time_limit'] + 0.999), memory_mib=int(subtask['memory_limit'] / 2**20) + 64)
-    tests = dict.fromkeys(names, 'SKIPPED')
+    tests = dict.fromkeys(cases, 'SKIPPED')
     if source:
-        with Program(ioi_includes(source, subtask['id']), 'cpp', limits, files, sources) as program:
-            for name in names:
+        with Program(ioi_includes(source, str(subtask['id'])), 'cpp', limits, files, sources) as program:
+            for name in cases:
                 result = program.run(cases[name][0])
                 tests[name] = {'compile': 'CE', 'time': 'TLE', 'memory': 'MLE'}.get(result.status, 'RE')
                 if result.status == 'ok': tests[name] = 'AC' if same_output(cases[name][1], result.stdout) else 'WA'
                 if tests[name] != 'AC': break
-    score = float(bool(names) and set(tests.values()) == {'AC'})
+    score = float(bool(tests) and set(tests.values()) == {'AC'})
     worst = next((s for s in ('CE', 'RE', 'WA', 'MLE', 'TLE', 'SKIPPED') if s in tests.values()), 'AC')
     return {'score': score, 'weighted_score': round(score * subtask['score'], subtask.get('score_precision', 2)), 'status': worst, 'tests': tests}
 

@@ -10,16 +10,18 @@ __all__ = ['REWARDS', 'TAGS', 'completion_texts', 'register_reward', 'references
            'RewardOptions', 'get_reward_funcs', 'preview_rewards']
 
 # %% ../nbs/30_rewards.ipynb #0407f023
-import importlib, json, math, numbers, re
+import asyncio, importlib, inspect, json, math, numbers, re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import wraps
 
 from .answers import extract_answer, verify_answers
 from .benchmarks import gym_scores
 from .models import open_think
-from .judges import MODES, PROVIDERS, find_provider, in_parallel, score_codeforces, score_ioi, score_programs
-from .sandbox import LANGUAGES
+from .judges import (MODES, PROVIDERS, find_provider, in_parallel, read_codeforces, read_ioi, read_json,
+                         score_codeforces, score_ioi, score_programs)
+from .sandbox import LANGUAGES, language_name
 from .problems import message_text
 from .settings import InputError, did_you_mean
 
@@ -188,16 +190,12 @@ def extract_code(text: str, language: str = 'python') -> str:
     found = re.findall(rf'```{re.escape(language)}\n(.*?)```', text, re.S)
     return found[-1] if found else ''
 
-def _info(value) -> dict:
-    "A `verification_info` as a mapping."
-    return json.loads(value) if isinstance(value, str) else value
-
 @register_reward('code', num_parallel='parallel_code_exec_per_proc', provider_type='code_provider')
 def code_reward(completions: list, verification_info: list, prompts: list | None = None, num_parallel: int = 2, provider_type: str = 'local',
                 enforce_same_language: bool = False, **kwargs) -> list[float]:
     "Share of the test cases in `verification_info` (`{'language', 'test_cases'}`, or its JSON) that the program in the completion passes; 0.0 to 1.0."
-    infos = [_info(v) for v in verification_info]
-    languages = [str(i.get('language') or 'python') for i in infos]
+    infos = [read_json(v) for v in verification_info]               # what is no mapping `score_programs` refuses, by its number
+    languages = [str(isinstance(i, dict) and i.get('language') or 'python') for i in infos]
     if enforce_same_language and len(set(languages)) > 1: raise InputError(f"verification_info: one language is wanted, found {', '.join(sorted(set(languages)))}")
     sources = [extract_code(t, language) for t, language in zip(completion_texts(completions, prompts), languages)]
     return score_programs(sources, infos, parallel=num_parallel, mode='partial', provider=provider_type)
@@ -229,22 +227,42 @@ def _rows(columns: dict, size: int) -> list[dict]:
     columns = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == size}
     return [dict(zip(columns, values)) for values in zip(*columns.values())] if columns else [{} for _ in range(size)]
 
+def _readable(read: Callable, rows: list[dict]) -> list[dict]:
+    "`rows`, all of which `read` can read. Raises `InputError` with the number of one that it cannot (from 1)."
+    for number, row in enumerate(rows, 1):
+        try: read(row)
+        except InputError as e: raise InputError(f"program {number}: {e}") from None
+    return rows
+
 @register_reward('ioi_code', num_parallel='parallel_code_exec_per_proc')
 def ioi_code_reward(completions: list, prompts: list | None = None, num_parallel: int = 2, **kwargs) -> list[float]:
     "The score (0.0 to 1.0) of the C++ program on the subtask in the row: see `score_ioi` for the columns."
     texts = completion_texts(completions, prompts)
-    return in_parallel(lambda text, row: score_ioi(extract_code(text, 'cpp'), row)['score'], zip(texts, _rows(kwargs, len(texts)), strict=True), num_parallel)
+    return in_parallel(lambda text, row: score_ioi(extract_code(text, 'cpp'), row)['score'], zip(texts, _readable(read_ioi, _rows(kwargs, len(texts))), strict=True), num_parallel)
 
 @register_reward('cf_code', mode='code_eval_scoring_mode', num_parallel='parallel_code_exec_per_proc')
 def cf_code_reward(completions: list, prompts: list | None = None, mode: str = 'weighted_sum', num_parallel: int = 2, **kwargs) -> list[float | None]:
     "The Codeforces score of the program in the row's `language`: see `score_codeforces` for the columns; -1.0 without a program, -0.1 for one that does not compile."
     texts = completion_texts(completions, prompts)
-    def score(text, row):
-        language = row.get('language') or 'cpp'
-        return score_codeforces(extract_code(text, language), row, language, mode)
-    return in_parallel(score, zip(texts, _rows(kwargs, len(texts)), strict=True), num_parallel)
+    def language(row): return str(row.get('language') or 'cpp')
+    def read(row): return language_name(language(row)), read_codeforces(row)
+    def score(text, row): return score_codeforces(extract_code(text, language(row)), row, language(row), mode)
+    return in_parallel(score, zip(texts, _readable(read, _rows(kwargs, len(texts))), strict=True), num_parallel)
 
 # %% ../nbs/30_rewards.ipynb #07a84b74
+_WORDS_OF = {'format_form': _FORMS, 'repetition_language': ('en', 'zh'), 'code_provider': PROVIDERS,
+             'code_eval_scoring_mode': MODES, 'code_language': (*LANGUAGES, 'bash', 'java', 'r')}     # of a block: it is not run
+_MOST = {'parallel_code_exec_per_proc': 1024}
+
+def _check_number(key: str, value, kind: type) -> None:
+    "Raise `InputError` unless `value` is a finite number, and one from 1 on where `kind` is `int`."
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise InputError(f"{key}: {value!r} is not a finite number")
+    if kind is float: return
+    if value < 1: raise InputError(f"{key}: {value} is not positive")
+    if value != int(value): raise InputError(f"{key}: {value} is not a whole number")
+    if value > (most := _MOST.get(key, 10**9)): raise InputError(f"{key}: {value} is too large; valid: 1 to {most}")
+
 @dataclass
 class RewardOptions:
     "Which rewards, and their options; names and defaults are Open-R1's where it has them."
@@ -266,19 +284,50 @@ class RewardOptions:
     parallel_code_exec_per_proc: int = field(default=2, metadata={'help': 'Programs that run at once, for each process'})
 
     def __post_init__(self):
-        valid = {'format_form': _FORMS, 'repetition_language': ('en', 'zh'), 'code_provider': PROVIDERS,
-                 'code_eval_scoring_mode': MODES, 'code_language': LANGUAGES}
-        for key, names in valid.items():
+        for key, names in _WORDS_OF.items():
             value = getattr(self, key)
-            if value not in names: raise InputError(f"{key}: '{value}'; {did_you_mean(str(value), names)}")
-        for key in ('cosine_max_len', 'repetition_n_grams', 'max_completion_len', 'soft_punish_cache', 'parallel_code_exec_per_proc'):
-            if getattr(self, key) < 1: raise InputError(f"{key}: {getattr(self, key)} is not positive")
+            if not isinstance(value, str) or value not in names:
+                raise InputError(f"{key}: '{value}'; {did_you_mean(str(value), names)}")
+        for key, option in RewardOptions.__dataclass_fields__.items():
+            if option.type in (int, float): _check_number(key, getattr(self, key), option.type)
         if self.repetition_max_penalty > 0:
             raise InputError(f"repetition_max_penalty: {self.repetition_max_penalty} is positive; a penalty is 0 or less")
         if self.soft_punish_cache > self.max_completion_len:
             raise InputError(f"soft_punish_cache: {self.soft_punish_cache} is more than max_completion_len, {self.max_completion_len}")
         if not self.reward_funcs: raise InputError("reward_funcs: name at least one reward")
         if hasattr(super(), '__post_init__'): super().__post_init__()
+
+# %% ../nbs/30_rewards.ipynb #f6a3895b
+def _as_number(value) -> float:
+    "`value` as a number, NaN where it is none: a text is none, a tensor with one element is one."
+    if isinstance(value, (str, bytes)): return math.nan
+    try: return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError): return math.nan
+
+def _check_rewards(name: str, rewards, size: int) -> list[float | None]:
+    "`rewards` as a list. Raises `ValueError` unless they are `size` finite numbers, or `None`."
+    try: rewards = iter(rewards)
+    except TypeError: raise ValueError(f"reward '{name}': {str(rewards)[:60]!r} for {size} completions; a list is needed") from None
+    rewards = list(rewards)
+    if len(rewards) != size: raise ValueError(f"reward '{name}': {len(rewards)} values for {size} completions")
+    values = [None if r is None else _as_number(r) for r in rewards]
+    for i, value in enumerate(values):
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"reward '{name}': {str(rewards[i])[:60]!r} for completion {i}; a finite number or None is needed")
+    return values
+
+def _checked(func: Callable, name: str, awaited: bool) -> Callable:
+    "`func`, whose rewards have to be as many as the completions, each a finite number or `None`. `awaited`: it is asynchronous, and stays so."
+    def size(args, columns): return len(columns.get('completions', args[0] if args else ()))
+    @wraps(func)
+    def rewarded(*args, **columns): return _check_rewards(name, func(*args, **columns), size(args, columns))
+    @wraps(func)
+    async def rewarded_later(*args, **columns): return _check_rewards(name, await func(*args, **columns), size(args, columns))
+    return rewarded_later if awaited else rewarded
+
+def _is_async(func: Callable) -> bool:
+    "Whether `func` has to be awaited, as TRL sees it."
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, '__call__', None))
 
 # %% ../nbs/30_rewards.ipynb #9bbdcf65
 def _with_prefill(func: Callable, prefill: str) -> Callable:
@@ -309,18 +358,6 @@ def _configured(func: Callable, settings: dict) -> Callable:
     def rewarded(*args, **columns): return func(*args, **{**columns, **settings})
     return rewarded
 
-def _checked(func: Callable, name: str) -> Callable:
-    "`func`, whose rewards have to be as many as the completions, each a finite number or `None`."
-    @wraps(func)
-    def rewarded(*args, **columns):
-        rewards, size = list(func(*args, **columns)), len(columns.get('completions', args[0] if args else ()))
-        if len(rewards) != size: raise ValueError(f"reward '{name}': {len(rewards)} values for {size} completions")
-        for i, r in enumerate(rewards):
-            if r is not None and not (isinstance(r, numbers.Real) and math.isfinite(r)):
-                raise ValueError(f"reward '{name}': {r!r} for completion {i}; a finite number or None is needed")
-        return rewards
-    return rewarded
-
 def get_reward_funcs(names, prefill: str = '', options: RewardOptions | None = None) -> list[Callable]:
     r"""The reward functions with these names, in order, ready for `GRPOTrainer(reward_funcs=…)`.
 
@@ -332,9 +369,11 @@ def get_reward_funcs(names, prefill: str = '', options: RewardOptions | None = N
     if {'code', 'binary_code'} & set(names): find_provider(options.code_provider)
     for name in names:
         settings = {argument: getattr(options, key) for argument, key in _OPTIONS.get(name, {}).items() if hasattr(options, key)}
-        funcs.append(_configured(_find_reward(name), settings) if settings else _find_reward(name))
-    funcs = [_checked(f, name) for f, name in zip(funcs, names)]
-    return [_with_prefill(f, prefill) for f in funcs] if prefill else funcs
+        func = found = _find_reward(name)
+        if settings: func = _configured(func, settings)
+        if prefill: func = _with_prefill(func, prefill)
+        funcs.append(_checked(func, name, _is_async(found)))
+    return funcs
 
 # %% ../nbs/30_rewards.ipynb #ea4ac466
 def preview_rewards(prompts: list, completions: list, names, prefill: str = '', **columns):
@@ -346,5 +385,8 @@ def preview_rewards(prompts: list, completions: list, names, prefill: str = '', 
         if len(values) != len(completions): raise InputError(f"{name}: {len(values)} values for {len(completions)} completions")
     table = {'prompt': prompts, 'completion': completion_texts(completions)}
     for name, func in zip(getattr(names, 'reward_funcs', names), get_reward_funcs(names, prefill)):
-        table[name] = pd.Series(func(completions=completions, prompts=prompts, **columns), dtype='float64')
+        values = func(completions=completions, prompts=prompts, **columns)
+        if inspect.iscoroutine(values):                      # awaited in a thread: a notebook has a loop of its own
+            with ThreadPoolExecutor(1) as thread: values = thread.submit(asyncio.run, values).result()
+        table[name] = pd.Series(values, dtype='float64')
     return pd.DataFrame(table)

@@ -268,14 +268,15 @@ def against_reported(verdicts, score: float, samples: int = 1, same_problems: bo
     if samples < 1: raise InputError(f"samples = {samples}; valid: 1 or more")
     x = _table(verdicts)
     (N, n), mean = x.shape, float(x.mean())
-    within = x.var(1, ddof=1) if n > 1 else np.full(N, mean * (1 - mean))
-    v = float(within.sum()) / N**2
-    if not v:                                                # all samples of each problem alike: no spread was seen, which does not mean that there is none
-        v = max(p * (1 - p) for p in (score, (mean + score) / 2)) / N
+    v = float(x.var(1, ddof=1).sum()) / N**2 if n > 1 else 0.0
+    p = min(max(0.5, min(mean, score)), max(mean, score))    # between the two scores, where a share varies most
+    odd = float(np.minimum(x.sum(1), n - x.sum(1)).sum())    # samples unlike most of their problem's: what v rests on
+    v = max(v, p * (1 - p) / N / (1 + odd))                  # no spread was seen, which does not mean that there is none
     noise = v / n + v / samples
     if not same_problems:                                    # the interval knows what an absent spread does not say
         e = _estimate(x.mean(1), n)
-        noise = 2 * ((e.high - e.low) / (2 * 1.96))**2
+        odd = N * min(mean, 1 - mean)                        # problems unlike the others
+        noise = max(2 * ((e.high - e.low) / (2 * 1.96))**2, p * (1 - p) / N / (1 + odd))
     se = math.sqrt(noise + 0.001**2 / 12)
     return Reproduction(mean, score, se, (mean - score) / se)
 

@@ -1,17 +1,29 @@
 """Verdicts about programs and texts: nothing printed or said raises, hangs, or passes by its form."""
 
+import asyncio
 import json
+import math
 import random
 import re
 import time
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1nb import answers, benchmarks, models, rewards
-from r1nb.judges import callable_program, read_cases, same_output, score_codeforces, score_program, score_programs
-from r1nb.sandbox import guarantees
+from r1nb.judges import (
+    PROVIDERS,
+    callable_program,
+    read_cases,
+    same_output,
+    score_codeforces,
+    score_ioi,
+    score_program,
+    score_programs,
+)
+from r1nb.sandbox import Limits, guarantees
 from r1nb.settings import InputError
 
 STDIN = {"language": "python", "decimals": True, "test_cases": [{"type": "stdin_stdout", "input": "", "output": "1"}]}
@@ -19,6 +31,11 @@ CALL = {
     "language": "python",
     "test_cases": [{"type": "function_call", "fn_name": "f", "input": "[2]", "output": "[4]", "wrapped": True}],
 }
+# A program that finds the mark of the call, prints something behind it, and leaves before the function is called.
+LEAVES = (
+    "import os, sys\ndef say(text):\n    print('\\n' + sys.modules['__main__'].call['mark'] + text, flush=True)\n"
+    "    os._exit(0)\n"
+)
 PRINTED = {
     "nesting": "'[' * 100_000",
     "signalling NaN": "'sNaN'",
@@ -41,7 +58,7 @@ PRINTED = {
 def test_nothing_printed_raises(name):
     text = PRINTED[name]
     assert score_program(f"print({text})", STDIN) == 0.0
-    marked = f"import sys, json\ncall = json.load(sys.stdin)\nprint('\\n' + call['mark'] + {text})"
+    marked = f"{LEAVES}say({text})"
     assert score_program(marked, CALL) == 0.0
     returned = f"def f(n): return {text}"
     assert score_program(returned, CALL) == 0.0
@@ -87,10 +104,58 @@ def test_a_guard_for_the_command_line_does_not_run():
     assert "'{braces}'" in callable_program("x = '{braces}'").replace("\\'", "'")
 
 
+def test_a_program_that_reads_its_input_finds_none_and_is_called():
+    swallows = "import sys\ndata = sys.stdin.read()\ndef f(n): return n * n + len(data)\nassert __file__.endswith('.py')"
+    assert score_program(swallows, CALL) == 1.0
+    assert score_program("n = int(input())\ndef f(n): return 4", CALL) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("returned", "output", "right"),
+    [
+        ("1.0", "1", True),
+        ("True", "1", True),
+        ("(1, (2, 3))", "[1, [2, 3]]", True),
+        ("{3, 1}", "[1, 3]", True),
+        ("{1: 2}", '{"1": 2}', True),
+        ("None", "null", True),
+        ("float('inf')", "Infinity", True),
+        ("float('nan')", "NaN", False),
+        ("[float('nan')]", "[NaN]", False),
+        ("'1'", "1", False),
+        ("[1]", "1", False),
+        ("1e-17", "0", False),
+        ("10**5000", "1", False),
+    ],
+)
+def test_what_equals_a_returned_value(returned, output, right):
+    case = {"type": "function_call", "fn_name": "f", "input": "[2]", "output": output}
+    for wrapped in (False, True):
+        info = {"test_cases": [{**case, "output": f"[{output}]" if wrapped else output, "wrapped": wrapped}]}
+        assert score_program(f"def f(n): return {returned}", info) == float(right), (returned, wrapped)
+
+
+@pytest.mark.parametrize("hostile", ["# \ud800", "\0", "'" * 100_000, "(" * 100_000, "x = " + "9" * 100_000])
+def test_no_source_raises(hostile):
+    assert score_program(f"{hostile}\nprint(2)", STDIN) == 0.0
+    assert score_program(f"{hostile}\ndef f(n): return 5", CALL) == 0.0
+    text = f"```python\n{hostile}\nprint(2)\n```"
+    assert rewards.code_reward([text], [STDIN]) == [0.0]
+    row = {"problem_id": "a", "verification": json.dumps({"verification_info": STDIN})}
+    assert benchmarks.judge("code", [text], [row])[1] == [False]
+    problem = {"official_tests": [{"input": "", "output": "1"}]}
+    assert score_codeforces(f"{hostile}\nprint(2)", problem, "python", "partial") == 0.0
+
+
 def test_a_program_that_reads_the_mark_still_has_to_know_the_result():
-    reads = "import sys, json\ncall = json.load(sys.stdin)\nprint('\\n' + call['mark'] + {!r})"
-    assert score_program(reads.format("5"), CALL) == 0.0
-    assert score_program(reads.format("null"), CALL) == 0.0
+    assert score_program(f"{LEAVES}say('[4]')", CALL) == 0.0
+    assert score_program(f"{LEAVES}say('4')", CALL) == 1.0  # it has the mark, and happens to know the result
+    for said in ("'5'", "'null'", "''", "'5\\n4'"):
+        assert score_program(f"{LEAVES}say({said})", CALL) == 0.0, said
+    later = "import atexit, sys\nmark = sys.modules['__main__'].call['mark']\n"
+    assert score_program(f"{later}atexit.register(print, '\\n' + mark + '5')\ndef f(n): return 4", CALL) == 0.0
+    equal = "class Any:\n    def __eq__(self, other): return True\n    def __repr__(self): return 'Any'\n"
+    assert score_program(f"{equal}def f(n): return Any()", CALL) == 0.0
     leaves = "import sys\ndef f(n): sys.exit(0)"
     assert score_program(leaves, CALL) == 0.0
 
@@ -104,6 +169,7 @@ def test_a_program_that_reads_the_mark_still_has_to_know_the_result():
         ({"test_cases": [3]}, "test case 1: a mapping is needed"),
         ({"test_cases": [{"input": "1", "output": "1"}, {"input": "1"}]}, "test case 2: no 'output'"),
         ({"test_cases": [{"input": "1", "output": "1", "type": ["x"]}]}, "test case 1: type"),
+        ({"test_cases": [{"input": "1", "output": None}]}, "test case 1: no 'output'"),
         ({"language": "pyhton", "test_cases": [{"input": "1", "output": "1"}]}, "did you mean 'python'"),
         (None, "not 'None'"),
     ],
@@ -113,6 +179,86 @@ def test_tests_that_cannot_be_read_are_named_before_anything_runs(info, words):
         read_cases(info)
     with pytest.raises(InputError, match="program 2: "):
         score_programs(["print(1)"] * 2, [STDIN, info])
+
+
+CODEFORCES = {"id": "1A", "official_tests": [{"input": "", "output": "1"}]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"official_tests": "ab"}, "official_tests: a list is needed"),
+        ({"official_tests": 5}, "official_tests: a list is needed"),
+        ({"generated_tests": [None]}, "generated_tests, test 1"),
+        ({"generated_tests": [{"input": "1"}]}, "generated_tests, test 1"),
+        ({"generated_checker": 5}, "generated_checker"),
+        ({"time_limit": math.nan}, "time_limit: nan"),
+        ({"time_limit": -1}, "time_limit: -1"),
+        ({"memory_limit": math.inf}, "memory_limit: inf"),
+        ({"memory_limit": "much"}, "memory_limit: much"),
+        ({"language": "pyhton"}, "did you mean 'python'"),
+        ({"language": 5}, "language '5'"),
+    ],
+)
+def test_a_codeforces_row_that_cannot_be_used_is_named_before_anything_runs(wrong, words):
+    rows = [{**CODEFORCES, "language": "python"}, {**CODEFORCES, "language": "python", **wrong}]
+    columns = {k: [row.get(k) for row in rows] for k in {**rows[0], **rows[1]}}
+    ran = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("r1nb.judges.Program", lambda *_, **__: ran.append(1))
+        with pytest.raises(InputError, match="program 2: .*" + re.escape(words)):
+            rewards.cf_code_reward(["```python\nprint(1)\n```"] * 2, **columns)
+    assert not ran
+
+
+IOI = {
+    "id": "twice",
+    "score": 3,
+    "test_names": ["a"],
+    "test_cases": [["", "1"]],
+    "time_limit": 1.0,
+    "memory_limit": 2**28,
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"time_limit": "x"}, "time_limit: x"),
+        ({"time_limit": math.inf}, "time_limit: inf"),
+        ({"memory_limit": math.nan}, "memory_limit: nan"),
+        ({"score": "x"}, "score: x"),
+        ({"test_cases": [[]]}, "test case 'a': a pair"),
+        ({"test_cases": 5}, "test_cases: a list"),
+        ({"test_names": 5}, "test_names: a list"),
+        ({"test_names": ["a", "b"]}, "no test case 'b'"),
+        ({"grader_files": [["a"]]}, "grader_files: a pair"),
+        ({"grader_files": 7}, "grader_files: a list"),
+    ],
+)
+def test_an_ioi_row_that_cannot_be_used_is_named_before_anything_runs(wrong, words):
+    with pytest.raises(InputError, match="IOI subtask twice: .*" + re.escape(words)):
+        score_ioi("int f() {}", {**IOI, **wrong})
+    columns = {k: [IOI.get(k), {**IOI, **wrong}.get(k)] for k in {**IOI, **wrong}}
+    with pytest.raises(InputError, match="program 2: IOI subtask twice: .*" + re.escape(words)):
+        rewards.ioi_code_reward(["```cpp\nint f() {}\n```"] * 2, **columns)
+
+
+@pytest.mark.parametrize("info", ["{", "[" * 100_000, "[1]", None, 5, '{"language": "python"}'])
+def test_verification_info_that_is_none_is_named_by_the_reward(info):
+    with pytest.raises(InputError, match="program 2: verification_info: a mapping"):
+        rewards.code_reward(["```python\nprint(1)\n```"] * 2, [json.dumps(STDIN), info])
+
+
+def test_what_a_remote_script_prints_is_not_believed():
+    "A program that finds its way to the script's output writes lines of its own."
+    lines = ["[" * 100_000, '["ok"]', "[1, 2, 3, 4]", '["ok", null, "", 0]', '["what", "", "", 0]', '["ok", "1", "", 0]']
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("E2B_ROUTER_URL", "nowhere")
+        patch.setattr("r1nb.judges._post", lambda *_: [{"text": "\n".join(lines)}])
+        found = [r.status for r in PROVIDERS["e2b"]("", "python", [""] * 7, Limits())]
+    assert found == ["killed"] * 5 + ["ok", "killed"]
 
 
 # texts
@@ -227,6 +373,13 @@ def test_the_cosine_ends_at_its_length_and_wrong_answers_pay_less_the_longer_the
         ("soft_punish_cache", 20_000, "more than max_completion_len"),
         ("max_completion_len", -1, "not positive"),
         ("reward_funcs", [], "at least one"),
+        ("cosine_min_value_wrong", math.nan, "nan is not a finite number"),
+        ("cosine_max_value_correct", math.inf, "inf is not a finite number"),
+        ("repetition_max_penalty", -math.inf, "not a finite number"),
+        ("repetition_n_grams", 1.5, "not a whole number"),
+        ("parallel_code_exec_per_proc", 10**30, "valid: 1 to 1024"),
+        ("code_language", "pyhton", "did you mean 'python'"),
+        ("format_form", ["r1"], "valid: open_r1"),
     ],
 )
 def test_options_of_rewards_that_make_no_sense(key, value, words):
@@ -237,10 +390,13 @@ def test_options_of_rewards_that_make_no_sense(key, value, words):
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        ([float("nan"), 1.0], "nan for completion 0"),
-        ([1.0, float("inf")], "inf for completion 1"),
+        ([float("nan"), 1.0], "'nan' for completion 0"),
+        ([1.0, float("inf")], "'inf' for completion 1"),
         ([1.0], "1 values for 2 completions"),
         (["1", 1.0], "'1' for completion 0"),
+        ([[1.0], 1.0], "'\\[1.0\\]' for completion 0"),
+        ([10**400, 1.0], "'1000+' for completion 0"),
+        (None, "'None' for 2 completions; a list is needed"),
     ],
 )
 def test_a_reward_that_is_no_number_is_named(returned, words):
@@ -254,6 +410,60 @@ def test_a_reward_that_is_no_number_is_named(returned, words):
         assert rewards.get_reward_funcs([name])[0](completions=["a", "b"]) == [None, True]
     finally:
         del rewards.REWARDS[name]
+
+
+def test_what_a_reward_may_return():
+    import numpy as np
+    import torch
+
+    def given(returned):
+        rewards.REWARDS["of_a_test"] = lambda completions, **_: returned
+        try:
+            return rewards.get_reward_funcs(["of_a_test"], prefill="<think>\n")[0](completions=["a", "b"])
+        finally:
+            del rewards.REWARDS["of_a_test"]
+
+    for numbers in (
+        torch.tensor([0.5, 1]),
+        [torch.tensor(0.5), 1],
+        np.float32([0.5, 1]),
+        (n for n in (0.5, 1)),
+        (Decimal("0.5"), True),
+    ):
+        assert given(numbers) == [0.5, 1.0]
+
+
+def test_an_asynchronous_reward_stays_one():
+    from trl.trainer.utils import is_async_callable
+
+    async def later(completions, worth=1.0, **_):
+        return [worth for _ in completions]
+
+    class Later:
+        async def __call__(self, completions, **_):
+            return [math.nan] * len(completions)
+
+    rewards.REWARDS.update(of_a_test=later, of_another=Later())
+    try:
+        for prefill in ("", "<think>\n"):
+            good, bad = rewards.get_reward_funcs(["of_a_test", "of_another"], prefill=prefill)
+            assert is_async_callable(good) and is_async_callable(bad)
+            assert not is_async_callable(rewards.get_reward_funcs(["format"])[0])
+            assert asyncio.run(good(completions=["a", "b"])) == [1.0, 1.0]
+            with pytest.raises(ValueError, match="reward 'of_another': 'nan' for completion 0"):
+                asyncio.run(bad(completions=["a"]))
+        assert rewards.preview_rewards(["a"], ["b"], ["of_a_test"])["of_a_test"].tolist() == [1.0]
+    finally:
+        del rewards.REWARDS["of_a_test"], rewards.REWARDS["of_another"]
+
+
+def test_languages_of_a_block_need_not_be_run():
+    for language in ("java", "bash", "r", "cpp", "javascript"):
+        (func,) = rewards.get_reward_funcs(
+            rewards.RewardOptions(reward_funcs=["code_format"], code_language=language)
+        )
+        text = f"<think>\na\n</think>\n<answer>\n```{language}\nx\n```\n</answer>"
+        assert func(completions=[text]) == [1.0]
 
 
 def test_weights_that_do_not_match_the_rewards(tiny_model):

@@ -15,6 +15,7 @@ from scipy import stats
 
 from r1nb.settings import InputError
 from r1nb.statistics import (
+    against_reported,
     avg_at_n,
     maj_at_n,
     majority,
@@ -442,3 +443,48 @@ def test_the_module_does_not_load_torch():
     code = "import sys, r1nb.statistics; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert out.stdout.strip() == "[]"
+
+
+# Beside a published score
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("shape", [(500, 1), (500, 4), (30, 64), (1, 1), (1, 8)])
+def test_no_spread_is_not_certainty(shape, same):
+    "With one answer a problem, z is at most that of the published share's own binomial error."
+    for verdicts, score in ((np.ones(shape), 0.97), (np.zeros(shape), 0.03)):
+        r = against_reported(verdicts, score, 1, same)
+        assert math.isfinite(r.z) and abs(r.z) <= 0.03 / math.sqrt(0.97 * 0.03 / shape[0])
+        assert r.within_noise or shape[0] == 500
+    for score in (0.0, 1.0):
+        assert against_reported(np.full(shape, score), score, 1, same).z == 0
+        assert abs(against_reported(np.full(shape, 1 - score), score, 1, same).z) <= 2 * math.sqrt(shape[0])
+
+
+def test_a_single_wrong_sample_does_not_make_it_certain():
+    before = against_reported(np.ones((500, 4)), 0.97, 64).z
+    for wrong in (1, 2, 3):
+        x = np.ones((500, 4))
+        x[:wrong, 0] = 0
+        assert before / 2 < against_reported(x, 0.97, 64).z < 2 * before
+        assert 3 < against_reported(x, 0.97, 64, same_problems=False).z < 12
+    ones = [against_reported(np.arange(500)[:, None] >= k, 0.97).z for k in range(30)]
+    assert all(0 <= a - b < 0.5 for a, b in itertools.pairwise(ones))  # smoothly, and never up
+
+
+@light
+@given(TABLES, st.floats(0, 1), st.integers(1, 64), st.booleans())
+def test_any_score_beside_any_other(x, score, samples, same):
+    r = against_reported(x, score, samples, same)
+    mirrored = against_reported(~x, 1 - score, samples, same)
+    assert math.isfinite(r.z) and r.se > 0
+    assert math.isclose(r.z, -mirrored.z, rel_tol=1e-6, abs_tol=1e-9)
+    assert abs(r.z) <= 3 * math.sqrt(len(x) * x.shape[1] * samples)
+
+
+def test_enough_spread_is_taken_as_it_is():
+    rng = np.random.default_rng(0)
+    x = simulate(rng, 300, 8, 0.6, 2.0)
+    v = x.var(1, ddof=1).sum() / 300**2
+    expected = (x.mean() - 0.55) / math.sqrt(v / 8 + v / 4 + 0.001**2 / 12)
+    assert math.isclose(against_reported(x, 0.55, 4).z, expected, rel_tol=1e-9)
