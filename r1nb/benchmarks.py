@@ -193,7 +193,8 @@ def judge(kind: str, completions: list[str], rows: list[dict], parallel: int = 2
     if kind == 'code':
         extracted, infos = [extract_program(c) for c in completions], {}
         for r in rows:
-            if r['problem_id'] not in infos: infos[r['problem_id']] = verification_of(r['verification']).get('verification_info')     # one copy a problem: tests are large
+            if r['problem_id'] in infos: continue           # one copy a problem: tests are large
+            infos[r['problem_id']] = verification_of(r['verification']).get('verification_info')
         scores = score_programs([PRELUDE + e if e else '' for e in extracted], [infos[r['problem_id']] for r in rows], parallel, mode='pass_fail', limits=PROGRAM_LIMITS)
         return extracted, [s == 1.0 for s in scores]
     verdicts = verify_answers(completions, [r['answer'] for r in rows])

@@ -10,7 +10,8 @@ __all__ = ['ADDRESSES', 'PROVIDERS', 'MODES', 'FUNCTIONS', 'CONSTANTS', 'NOTHING
            'check_formula', 'task_worker', 'earned', 'is_earned', 'score_tasks']
 
 # %% ../nbs/07_judges.ipynb #68e61a09
-import ast, json, math, numbers, operator, os, re, secrets, struct, sys, time, urllib.error, urllib.request
+import ast, json, math, numbers, operator, os, re, secrets, struct, sys, time
+import urllib.error, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -41,7 +42,7 @@ def _same_decimals(a: str, b: str) -> bool:
 def read_json(text):
     "What `text` says as JSON; `text` itself if it is no string, or none that JSON can read."
     if not isinstance(text, str): return text
-    try: return json.loads(text, parse_constant=float)           # each NaN an object of its own: `[x] == [x]` for one
+    try: return json.loads(text, parse_constant=float)    # each NaN its own object, see below
     except (ValueError, RecursionError): return text
 
 # %% ../nbs/07_judges.ipynb #e701d9e4
@@ -87,8 +88,8 @@ def _read_case(case, language: str, decimals: bool) -> Case:
     "One test case of a `verification_info`. Raises `InputError` that says what is wrong with it."
     if not isinstance(case, dict): raise InputError(f"a mapping is needed, not {str(case)[:60]!r}")
     kind = case.get('type') or ('function_call' if case.get('fn_name') else 'stdin_stdout')
-    needed = [k for k in ('input', 'output') if case.get(k) is not None or k in case and kind == 'function_call']
-    if missing := [k for k in ('input', 'output') if k not in needed]:        # a function may be given and return nothing
+    there = list(case) if kind == 'function_call' else [k for k in case if case[k] is not None]
+    if missing := [k for k in ('input', 'output') if k not in there]:
         raise InputError(f"no '{missing[0]}'; found {', '.join(map(str, case))}")
     if kind == 'stdin_stdout':
         return Case(str(case['input']), str(case['output']), decimals=decimals)
@@ -130,7 +131,8 @@ def _post(url: str, body: dict, timeout: float) -> object:
     request = urllib.request.Request(url, json.dumps(body).encode(), {'Content-Type': 'application/json'})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer: return json.load(answer)
-    except (OSError, ValueError, HTTPException) as e: raise ConnectionError(f"{url}: {getattr(e, 'reason', e)}") from e
+    except (OSError, ValueError, HTTPException) as e:
+        raise ConnectionError(f"{url}: {getattr(e, 'reason', e)}") from e
 
 ADDRESSES = {'piston': 'PISTON_ENDPOINTS', 'e2b': 'E2B_ROUTER_URL', 'morph': 'MORPH_ROUTER_URL'}      # environment variables
 
@@ -150,7 +152,9 @@ def piston_runs(source: str, language: str, stdins: list[str], limits: Limits):
         answer = _post(f'{servers[i % len(servers)]}/execute', {'language': name, 'version': '*', 'files': [{'name': file, 'content': source}], 'stdin': stdin,
                        'run_timeout': int(limits.wall_seconds * 1000), 'run_memory_limit': limits.memory_mib << 20}, limits.wall_seconds + 60)
         compiled, run = answer.get('compile') or {'code': 0}, answer.get('run') or {}
-        if compiled.get('code'): yield Result('compile', '', compiled.get('stderr') or '', compiled['code']); continue
+        if compiled.get('code'):
+            yield Result('compile', '', compiled.get('stderr') or '', compiled['code'])
+            continue
         status = 'ok' if run.get('code') == 0 else 'time' if run.get('signal') == 'SIGKILL' else 'error'
         yield Result(status, run.get('stdout') or '', run.get('stderr') or '', run.get('code'))
 
@@ -159,7 +163,8 @@ _REMOTE = """
 import json, subprocess, sys
 for stdin in json.loads({stdins!r}):
     try:
-        r = subprocess.run([sys.executable, '-c', {source!r}], input=stdin, text=True, errors='replace', capture_output=True, timeout={seconds})
+        r = subprocess.run([sys.executable, '-c', {source!r}], input=stdin, text=True, errors='replace',
+                           capture_output=True, timeout={seconds})
         print(json.dumps(['ok' if r.returncode == 0 else 'error', r.stdout, r.stderr, r.returncode]))
     except subprocess.TimeoutExpired: print(json.dumps(['time', '', '', None]))
 """
@@ -171,7 +176,7 @@ def _printed(answer: dict) -> str:
     return ''.join((execution.get('logs') or {}).get('stdout') or [])
 
 def _told(line: str) -> Result:
-    "The result that a line of `_REMOTE` tells, `killed` where it tells none: the program may have written it."
+    "The result in a line of `_REMOTE`; `killed` where it holds none: a program may have written it."
     said = read_json(line)
     told = isinstance(said, list) and len(said) == 4 and said[0] in ('ok', 'error', 'time')
     return Result(*said) if told and all(isinstance(t, str) for t in said[:3]) else Result('killed')
@@ -243,12 +248,14 @@ def score_programs(sources: list[str], infos: list, parallel: int = 2, mode: str
 # %% ../nbs/07_judges.ipynb #5a19b069
 def _own_limits(here: str, seconds, memory, per_mib: int = 1) -> Limits:
     "The sandbox's limits for a problem's own, `memory` in units of which `per_mib` are a MiB."
-    for key, value, most in (('time_limit', seconds, 3600), ('memory_limit', memory, per_mib << 40)):
+    ranges = (('time_limit', seconds, 3600), ('memory_limit', memory, per_mib << 40))
+    for key, value, most in ranges:
         try: good = 0 < float(value) <= most
         except (TypeError, ValueError, OverflowError): good = False
-        if not good: raise InputError(f"{here}: {key}: {str(value)[:60]}; valid: above 0, at most {most}")
+        if not good:
+            raise InputError(f"{here}: {key}: {str(value)[:60]}; valid: above 0, at most {most}")
     seconds, mib = float(seconds), int(float(memory) / per_mib)
-    return Limits(wall_seconds=3 * seconds + 3, cpu_seconds=int(seconds + 0.999), memory_mib=mib + 64)
+    return Limits(3 * seconds + 3, int(seconds + 0.999), mib + 64)
 
 def _listed(here: str, value) -> list:
     "`value` as a list, `None` as an empty one. Raises `InputError` for anything else."
@@ -267,13 +274,14 @@ def read_codeforces(problem: dict) -> tuple[list[tuple[str, str]], Limits]:
     for column in ('official_tests', 'generated_tests'):
         for number, test in enumerate(_listed(f'{here}: {column}', problem.get(column)), 1):
             if not isinstance(test, dict) or any(test.get(k) is None for k in ('input', 'output')):
-                raise InputError(f"{here}: {column}, test {number}: a mapping with 'input' and 'output' "
-                                 f"is needed, not {str(test)[:60]!r}")
+                raise InputError(f"{here}: {column}, test {number}: a mapping with 'input' and "
+                                 f"'output' is needed, not {str(test)[:60]!r}")
             tests.append((str(test['input']), str(test['output'])))
     checker = problem.get('generated_checker')
     if checker is not None and not isinstance(checker, str):
-        raise InputError(f"{here}: generated_checker: a program is needed, not {str(checker)[:60]!r}")
-    return tests, _own_limits(here, problem.get('time_limit') or 2, problem.get('memory_limit') or 256)
+        raise InputError(f"{here}: generated_checker: a text is needed, not {str(checker)[:60]!r}")
+    limits = _own_limits(here, problem.get('time_limit') or 2, problem.get('memory_limit') or 256)
+    return tests, limits
 
 # %% ../nbs/07_judges.ipynb #ae1c461b
 def checked(checker: str, stdin: str, expected: str, printed: str) -> bool:
@@ -286,7 +294,7 @@ def checked(checker: str, stdin: str, expected: str, printed: str) -> bool:
 def score_codeforces(source: str, problem: dict, language: str = 'cpp', mode: str = 'weighted_sum', no_code: float = -1.0, no_compile: float = -0.1) -> float | None:
     """The score of `source` on a row of open-r1/codeforces: `official_tests` (and `generated_tests`), `time_limit` in seconds, `memory_limit` in MB, `input_mode`, `generated_checker`.
     `None` where the problem has no tests."""
-    score_tests(0, 1, mode)                            # an unknown mode is an error also where nothing is run
+    score_tests(0, 1, mode)                # an unknown mode is an error also where nothing is run
     tests, limits = read_codeforces(problem)
     if not tests: return None
     if not source: return no_code
@@ -327,9 +335,9 @@ def read_ioi(subtask: dict) -> tuple[dict[str, tuple[str, str]], dict[str, str],
     if missing := [n for n in names if n not in given]:
         raise InputError(f"{here}: no test case '{missing[0]}'")
     tests = {name: _pair(f"{here}: test case '{name}'", given[name]) for name in names}
-    files = [f for f in _listed(f'{here}: grader_files', subtask.get('grader_files'))
-             if not (isinstance(f, (list, tuple)) and len(f) == 2 and f[0] and not f[1])]      # an empty one is left out
-    files = [_pair(f'{here}: grader_files', f) for f in files]
+    files = _listed(f'{here}: grader_files', subtask.get('grader_files'))
+    def empty(f): return isinstance(f, (list, tuple)) and len(f) == 2 and f[0] and not f[1]
+    files = [_pair(f'{here}: grader_files', f) for f in files if not empty(f)]
     limits = _own_limits(here, subtask['time_limit'], subtask['memory_limit'], 2**20)
     return tests, {Path(name).name: text for name, text in files}, limits
 

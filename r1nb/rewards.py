@@ -194,7 +194,7 @@ def extract_code(text: str, language: str = 'python') -> str:
 def code_reward(completions: list, verification_info: list, prompts: list | None = None, num_parallel: int = 2, provider_type: str = 'local',
                 enforce_same_language: bool = False, **kwargs) -> list[float]:
     "Share of the test cases in `verification_info` (`{'language', 'test_cases'}`, or its JSON) that the program in the completion passes; 0.0 to 1.0."
-    infos = [read_json(v) for v in verification_info]               # what is no mapping `score_programs` refuses, by its number
+    infos = [read_json(v) for v in verification_info]    # `score_programs` refuses what is no mapping
     languages = [str(isinstance(i, dict) and i.get('language') or 'python') for i in infos]
     if enforce_same_language and len(set(languages)) > 1: raise InputError(f"verification_info: one language is wanted, found {', '.join(sorted(set(languages)))}")
     sources = [extract_code(t, language) for t, language in zip(completion_texts(completions, prompts), languages)]
@@ -228,7 +228,7 @@ def _rows(columns: dict, size: int) -> list[dict]:
     return [dict(zip(columns, values)) for values in zip(*columns.values())] if columns else [{} for _ in range(size)]
 
 def _readable(read: Callable, rows: list[dict]) -> list[dict]:
-    "`rows`, all of which `read` can read. Raises `InputError` with the number of one that it cannot (from 1)."
+    "`rows`, if `read` can read them all. Raises `InputError` with the number of the first it cannot."
     for number, row in enumerate(rows, 1):
         try: read(row)
         except InputError as e: raise InputError(f"program {number}: {e}") from None
@@ -238,7 +238,9 @@ def _readable(read: Callable, rows: list[dict]) -> list[dict]:
 def ioi_code_reward(completions: list, prompts: list | None = None, num_parallel: int = 2, **kwargs) -> list[float]:
     "The score (0.0 to 1.0) of the C++ program on the subtask in the row: see `score_ioi` for the columns."
     texts = completion_texts(completions, prompts)
-    return in_parallel(lambda text, row: score_ioi(extract_code(text, 'cpp'), row)['score'], zip(texts, _readable(read_ioi, _rows(kwargs, len(texts))), strict=True), num_parallel)
+    rows = _readable(read_ioi, _rows(kwargs, len(texts)))
+    def score(text, row): return score_ioi(extract_code(text, 'cpp'), row)['score']
+    return in_parallel(score, zip(texts, rows, strict=True), num_parallel)
 
 @register_reward('cf_code', mode='code_eval_scoring_mode', num_parallel='parallel_code_exec_per_proc')
 def cf_code_reward(completions: list, prompts: list | None = None, mode: str = 'weighted_sum', num_parallel: int = 2, **kwargs) -> list[float | None]:
@@ -246,12 +248,15 @@ def cf_code_reward(completions: list, prompts: list | None = None, mode: str = '
     texts = completion_texts(completions, prompts)
     def language(row): return str(row.get('language') or 'cpp')
     def read(row): return language_name(language(row)), read_codeforces(row)
-    def score(text, row): return score_codeforces(extract_code(text, language(row)), row, language(row), mode)
-    return in_parallel(score, zip(texts, _readable(read, _rows(kwargs, len(texts))), strict=True), num_parallel)
+    def score(text, row):
+        return score_codeforces(extract_code(text, language(row)), row, language(row), mode)
+    rows = _readable(read, _rows(kwargs, len(texts)))
+    return in_parallel(score, zip(texts, rows, strict=True), num_parallel)
 
 # %% ../nbs/30_rewards.ipynb #07a84b74
 _WORDS_OF = {'format_form': _FORMS, 'repetition_language': ('en', 'zh'), 'code_provider': PROVIDERS,
-             'code_eval_scoring_mode': MODES, 'code_language': (*LANGUAGES, 'bash', 'java', 'r')}     # of a block: it is not run
+             'code_eval_scoring_mode': MODES,
+             'code_language': (*LANGUAGES, 'bash', 'java', 'r')}        # of a block's form: it is not run
 _MOST = {'parallel_code_exec_per_proc': 1024}
 
 def _check_number(key: str, value, kind: type) -> None:
@@ -261,7 +266,8 @@ def _check_number(key: str, value, kind: type) -> None:
     if kind is float: return
     if value < 1: raise InputError(f"{key}: {value} is not positive")
     if value != int(value): raise InputError(f"{key}: {value} is not a whole number")
-    if value > (most := _MOST.get(key, 10**9)): raise InputError(f"{key}: {value} is too large; valid: 1 to {most}")
+    most = _MOST.get(key, 10**9)
+    if value > most: raise InputError(f"{key}: {value} is too large; valid: 1 to {most}")
 
 @dataclass
 class RewardOptions:
@@ -307,27 +313,33 @@ def _as_number(value) -> float:
 def _check_rewards(name: str, rewards, size: int) -> list[float | None]:
     "`rewards` as a list. Raises `ValueError` unless they are `size` finite numbers, or `None`."
     try: rewards = iter(rewards)
-    except TypeError: raise ValueError(f"reward '{name}': {str(rewards)[:60]!r} for {size} completions; a list is needed") from None
+    except TypeError:
+        raise ValueError(f"reward '{name}': {str(rewards)[:60]!r} for {size} completions; "
+                         "a list is needed") from None
     rewards = list(rewards)
-    if len(rewards) != size: raise ValueError(f"reward '{name}': {len(rewards)} values for {size} completions")
+    if len(rewards) != size:
+        raise ValueError(f"reward '{name}': {len(rewards)} values for {size} completions")
     values = [None if r is None else _as_number(r) for r in rewards]
     for i, value in enumerate(values):
         if value is not None and not math.isfinite(value):
-            raise ValueError(f"reward '{name}': {str(rewards[i])[:60]!r} for completion {i}; a finite number or None is needed")
+            raise ValueError(f"reward '{name}': {str(rewards[i])[:60]!r} for completion {i}; "
+                             "a finite number or None is needed")
     return values
 
 def _checked(func: Callable, name: str, awaited: bool) -> Callable:
-    "`func`, whose rewards have to be as many as the completions, each a finite number or `None`. `awaited`: it is asynchronous, and stays so."
+    "`func`, whose rewards `_check_rewards` looks at. `awaited`: it is asynchronous, and stays so."
     def size(args, columns): return len(columns.get('completions', args[0] if args else ()))
     @wraps(func)
-    def rewarded(*args, **columns): return _check_rewards(name, func(*args, **columns), size(args, columns))
+    def rewarded(*args, **columns):
+        return _check_rewards(name, func(*args, **columns), size(args, columns))
     @wraps(func)
-    async def rewarded_later(*args, **columns): return _check_rewards(name, await func(*args, **columns), size(args, columns))
+    async def rewarded_later(*args, **columns):
+        return _check_rewards(name, await func(*args, **columns), size(args, columns))
     return rewarded_later if awaited else rewarded
 
 def _is_async(func: Callable) -> bool:
     "Whether `func` has to be awaited, as TRL sees it."
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, '__call__', None))
+    return any(map(inspect.iscoroutinefunction, (func, getattr(func, '__call__', None))))
 
 # %% ../nbs/30_rewards.ipynb #9bbdcf65
 def _with_prefill(func: Callable, prefill: str) -> Callable:
@@ -386,7 +398,7 @@ def preview_rewards(prompts: list, completions: list, names, prefill: str = '', 
     table = {'prompt': prompts, 'completion': completion_texts(completions)}
     for name, func in zip(getattr(names, 'reward_funcs', names), get_reward_funcs(names, prefill)):
         values = func(completions=completions, prompts=prompts, **columns)
-        if inspect.iscoroutine(values):                      # awaited in a thread: a notebook has a loop of its own
-            with ThreadPoolExecutor(1) as thread: values = thread.submit(asyncio.run, values).result()
+        if inspect.iscoroutine(values):         # awaited in a thread: a notebook has its own loop
+            with ThreadPoolExecutor(1) as one: values = one.submit(asyncio.run, values).result()
         table[name] = pd.Series(values, dtype='float64')
     return pd.DataFrame(table)

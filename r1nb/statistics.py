@@ -269,9 +269,9 @@ def against_reported(verdicts, score: float, samples: int = 1, same_problems: bo
     x = _table(verdicts)
     (N, n), mean = x.shape, float(x.mean())
     v = float(x.var(1, ddof=1).sum()) / N**2 if n > 1 else 0.0
-    p = min(max(0.5, min(mean, score)), max(mean, score))    # between the two scores, where a share varies most
-    odd = float(np.minimum(x.sum(1), n - x.sum(1)).sum())    # samples unlike most of their problem's: what v rests on
-    v = max(v, p * (1 - p) / N / (1 + odd))                  # no spread was seen, which does not mean that there is none
+    p = min(max(0.5, min(mean, score)), max(mean, score))    # between both, where it varies most
+    odd = float(np.minimum(x.sum(1), n - x.sum(1)).sum())    # unlike most of their problem
+    v = max(v, p * (1 - p) / N / (1 + odd))              # no spread seen is not no spread
     noise = v / n + v / samples
     if not same_problems:                                    # the interval knows what an absent spread does not say
         e = _estimate(x.mean(1), n)

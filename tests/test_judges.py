@@ -1,4 +1,4 @@
-"""Verdicts about programs and texts: nothing printed or said raises, hangs, or passes by its form."""
+"""Verdicts about programs and texts: nothing that is printed or said raises, hangs or passes by its form."""
 
 import asyncio
 import json
@@ -105,7 +105,9 @@ def test_a_guard_for_the_command_line_does_not_run():
 
 
 def test_a_program_that_reads_its_input_finds_none_and_is_called():
-    swallows = "import sys\ndata = sys.stdin.read()\ndef f(n): return n * n + len(data)\nassert __file__.endswith('.py')"
+    swallows = (
+        "import sys\ndata = sys.stdin.read()\ndef f(n): return n * n + len(data)\nassert __file__.endswith('.py')"
+    )
     assert score_program(swallows, CALL) == 1.0
     assert score_program("n = int(input())\ndef f(n): return 4", CALL) == 0.0
 
@@ -252,7 +254,14 @@ def test_verification_info_that_is_none_is_named_by_the_reward(info):
 
 def test_what_a_remote_script_prints_is_not_believed():
     "A program that finds its way to the script's output writes lines of its own."
-    lines = ["[" * 100_000, '["ok"]', "[1, 2, 3, 4]", '["ok", null, "", 0]', '["what", "", "", 0]', '["ok", "1", "", 0]']
+    lines = [
+        "[" * 100_000,
+        '["ok"]',
+        "[1, 2, 3, 4]",
+        '["ok", null, "", 0]',
+        '["what", "", "", 0]',
+        '["ok", "1", "", 0]',
+    ]
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E2B_ROUTER_URL", "nowhere")
@@ -459,9 +468,7 @@ def test_an_asynchronous_reward_stays_one():
 
 def test_languages_of_a_block_need_not_be_run():
     for language in ("java", "bash", "r", "cpp", "javascript"):
-        (func,) = rewards.get_reward_funcs(
-            rewards.RewardOptions(reward_funcs=["code_format"], code_language=language)
-        )
+        (func,) = rewards.get_reward_funcs(rewards.RewardOptions(reward_funcs=["code_format"], code_language=language))
         text = f"<think>\na\n</think>\n<answer>\n```{language}\nx\n```\n</answer>"
         assert func(completions=[text]) == [1.0]
 
