@@ -402,13 +402,14 @@ class _Bytes(io.RawIOBase):
 
 # %% ../nbs/50_engine.ipynb #3d7df9b4
 class _MainOnly(io.TextIOBase):
-    "The real stream for the main thread; other threads write to nothing."
-    def __init__(self, real): self.real = real
+    "The real stream for the main thread; other threads write to nothing. Needs no module: those may be gone."
+    def __init__(self, real):
+        self.real, self.current, self.main = real, threading.current_thread, threading.main_thread()
     def writable(self): return True
     def fileno(self): return self.real.fileno()
-    def write(self, text): return self.real.write(text) if threading.current_thread() is threading.main_thread() else len(text)
+    def write(self, text): return self.real.write(text) if self.current() is self.main else len(text)
     def flush(self):
-        if threading.current_thread() is threading.main_thread(): self.real.flush()
+        if self.current() is self.main: self.real.flush()
 
 def other_threads() -> set:
     "The threads of this process that run Python, except this one and our own."
