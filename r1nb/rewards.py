@@ -395,7 +395,8 @@ def preview_rewards(prompts: list, completions: list, names, prefill: str = '', 
     import pandas as pd
     for name, values in {'prompts': prompts, **columns}.items():
         if len(values) != len(completions): raise InputError(f"{name}: {len(values)} values for {len(completions)} completions")
-    table = {'prompt': prompts, 'completion': completion_texts(completions)}
+    texts = {'prompt': prompts, 'completion': completion_texts(completions)}
+    table = {name: pd.Series(list(values), dtype=object) for name, values in texts.items()}      # also half a character
     for name, func in zip(getattr(names, 'reward_funcs', names), get_reward_funcs(names, prefill)):
         values = func(completions=completions, prompts=prompts, **columns)
         if inspect.iscoroutine(values):         # awaited in a thread: a notebook has its own loop

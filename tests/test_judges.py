@@ -466,6 +466,11 @@ def test_an_asynchronous_reward_stays_one():
         del rewards.REWARDS["of_a_test"], rewards.REWARDS["of_another"]
 
 
+def test_half_a_character_can_be_looked_at():
+    table = rewards.preview_rewards(["?\ud800"], ["\\boxed{5}\ud800"], ["accuracy", "format"], answer=["5"])
+    assert table["accuracy"].tolist() == [1.0] and table["completion"].tolist() == ["\\boxed{5}\ud800"]
+
+
 def test_languages_of_a_block_need_not_be_run():
     for language in ("java", "bash", "r", "cpp", "javascript"):
         (func,) = rewards.get_reward_funcs(rewards.RewardOptions(reward_funcs=["code_format"], code_language=language))
