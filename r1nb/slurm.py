@@ -141,8 +141,9 @@ def submit(job: Job, options: SlurmOptions, dry: bool = False) -> int:
     "Check `job` and submit it, or (`dry`) check it and print the script. Returns an exit code."
     job = at_server(job, options)
     script, run = batch_script(job, options), Run(run_folder(job))
+    known = {job.stage: replace(job, run_dir=str(run.path))}          # the default folder, too
     if dry:
-        if job.stage in OUTPUTS and (code := check_here({job.stage: job}, run.path)): return code
+        if job.stage in OUTPUTS and (code := check_here(known, run.path)): return code
         print(script, end='')
         return 0
     if run.status == 'completed' and not job.force:
@@ -150,7 +151,7 @@ def submit(job: Job, options: SlurmOptions, dry: bool = False) -> int:
         return 0
     if (number := run.manifest.get('slurm', {}).get('job')) in (states := queue() or {}): raise InputError(f"{run.path} is job {number}, which is {states[number].lower()}")
     slurm('sbatch', '--test-only', text=script)
-    if code := check_here({job.stage: job}, run.path): return code
+    if code := check_here(known, run.path): return code
     number = send(job, options)
     print(f'job {number}: {job.stage} in {run.path}\n  r1nb logs {run.path} -f     r1nb cancel {run.path}')
     return 0

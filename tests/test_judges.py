@@ -9,6 +9,7 @@ import time
 from decimal import Decimal
 
 import pytest
+from conftest import r1nb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -485,6 +486,19 @@ def test_weights_that_do_not_match_the_rewards(tiny_model):
     configuration, _ = configure({**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {})
     with pytest.raises(InputError, match="reward_weights: 1 weights for the 2 rewards accuracy, format"):
         check(*configuration)
+
+
+def test_a_dry_run_checks_the_rewards_and_writes_nothing(tmp_path, tiny_model):
+    words = ["grpo", "--model_name_or_path", tiny_model, "--dataset_name", "reasoning_gym/chain_sum"]
+    for wrong, said in (
+        (["--cosine_max_len", "0"], "cosine_max_len: 0 is not positive"),
+        (["--reward_weights", "[1.0]"], "reward_weights: 1 weights for the 2 rewards"),
+    ):
+        done = r1nb(*words, "--num_problems", 4, *wrong, "--dry-run", cwd=tmp_path, runs=tmp_path / "runs")
+        assert done.code == 2 and said in done.err and "Traceback" not in done.err, done.err
+        assert not (tmp_path / "runs").exists()
+    done = r1nb(*words, "--num_problems", 4, "--dry-run", cwd=tmp_path, runs=tmp_path / "runs")
+    assert done.code == 0 and "#SBATCH" in done.out and not (tmp_path / "runs").exists(), done.err
 
 
 @pytest.mark.skipif(not guarantees()["files"], reason="needs bubblewrap and user namespaces")
