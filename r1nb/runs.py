@@ -845,7 +845,7 @@ def running(run: Run):
     begin, summary = time.time(), {}
     def finish(status, error=None):
         spent = (0 if run.damage else run.manifest.get('seconds', 0)) + time.time() - begin
-        end = {'status': status, 'ended': now(), 'seconds': round(spent, 1), 'error': error}
+        end = {'status': status, 'ended': now(), 'seconds': round(spent, 3), 'error': error}
         try: run.update(**end, summary=summary)
         except OSError as e:
             if status == 'completed':

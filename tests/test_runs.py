@@ -589,13 +589,18 @@ def stubbed(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "scripts/setup.sh").write_text("touch set-up; exit 3\n")
 
+    # As from a shell: `make test` hands its own flags and values down to every `make` below it.
+    theirs = re.search(r"^VALUES := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    inherited = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *theirs}
+    outside = {k: v for k, v in os.environ.items() if k not in inherited}
+
     def make(*arguments, **env):
         done = subprocess.run(
             ["make", *arguments],
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            env={**os.environ, "VENV": "venv", **env},
+            env={**outside, "VENV": "venv", **env},
             timeout=60,
         )
         words = done.stdout.splitlines()[1:]
