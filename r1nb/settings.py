@@ -7,7 +7,10 @@ __all__ = ['SECTIONS', 'InputError', 'did_you_mean', 'Settings', 'find_settings'
            'hub_reachable']
 
 # %% ../nbs/00_settings.ipynb #5a3b7f27
-import configparser, difflib, os, socket
+import configparser
+import difflib
+import os
+import socket
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -17,43 +20,50 @@ from urllib.parse import urlparse
 class InputError(ValueError):
     "Input that a person can correct. The message says what is wrong, where, and what would be valid."
 
+
 def did_you_mean(word: str, valid) -> str:
     "A hint at the name in `valid` nearest to `word` (by `difflib`), or the list of names when none is near."
     valid = sorted(map(str, valid))
     near = difflib.get_close_matches(str(word), valid, n=1, cutoff=0.6)
-    if near: return f"did you mean '{near[0]}'?"
-    return f"valid: {', '.join(valid)}" if len(valid) <= 24 else f"there are {len(valid)} valid names, none near to it"
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return (
+        f"valid: {', '.join(valid)}"
+        if len(valid) <= 24
+        else f"there are {len(valid)} valid names, none near to it"
+    )
 
 # %% ../nbs/00_settings.ipynb #740db976
 @dataclass(frozen=True)
 class Settings:
     "Site settings: section by section what `settings.ini` may contain."
-    runs: Path = Path('runs')                 # [paths] where run folders are written
-    cache: Path = Path('~/.cache/r1nb')       # [paths] models made on this machine
-    benchmarks: Path | None = None            # [paths] folder with benchmark files
-    accelerator: str = 'none'                 # [launch] accelerate configuration
-    num_processes: int = 1                    # [launch] processes a job starts
-    threads: int = 0                          # [launch] CPU threads a process; 0: torch decides
-    allocator: str = 'auto'                   # [launch] allocator to preload on CPU
-    partition: str = ''                       # [slurm]
-    account: str = ''                         # [slurm]
-    qos: str = ''                             # [slurm]
-    gpus_per_node: int = 8                    # [slurm]
-    setup_lines: str = ''                     # [slurm] lines run before every job, separated by ;
-    interface: str = ''                       # [slurm] network interface for NCCL and gloo
-    report_to: str = 'none'                   # [tracking] wandb, trackio, tensorboard or none
-    project: str = 'r1nb'                     # [tracking]
-    organization: str = ''                    # [hub] who owns what is pushed
-    offline: str = 'auto'                     # [hub] auto, yes or no
-    source: Path | None = None                # the file that was read, if any
+
+    runs: Path = Path("runs")  # [paths] where run folders are written
+    cache: Path = Path("~/.cache/r1nb")  # [paths] models made on this machine
+    benchmarks: Path | None = None  # [paths] folder with benchmark files
+    accelerator: str = "none"  # [launch] accelerate configuration
+    num_processes: int = 1  # [launch] processes a job starts
+    threads: int = 0  # [launch] CPU threads a process; 0: torch decides
+    allocator: str = "auto"  # [launch] allocator to preload on CPU
+    partition: str = ""  # [slurm]
+    account: str = ""  # [slurm]
+    qos: str = ""  # [slurm]
+    gpus_per_node: int = 8  # [slurm]
+    setup_lines: str = ""  # [slurm] lines run before every job, separated by ;
+    interface: str = ""  # [slurm] network interface for NCCL and gloo
+    report_to: str = "none"  # [tracking] wandb, trackio, tensorboard or none
+    project: str = "r1nb"  # [tracking]
+    organization: str = ""  # [hub] who owns what is pushed
+    offline: str = "auto"  # [hub] auto, yes or no
+    source: Path | None = None  # the file that was read, if any
 
 # %% ../nbs/00_settings.ipynb #8484d752
 SECTIONS = {
-    'paths': ['runs', 'cache', 'benchmarks'],
-    'launch': ['accelerator', 'num_processes', 'threads', 'allocator'],
-    'slurm': ['partition', 'account', 'qos', 'gpus_per_node', 'setup_lines', 'interface'],
-    'tracking': ['report_to', 'project'],
-    'hub': ['organization', 'offline'],
+    "paths": ["runs", "cache", "benchmarks"],
+    "launch": ["accelerator", "num_processes", "threads", "allocator"],
+    "slurm": ["partition", "account", "qos", "gpus_per_node", "setup_lines", "interface"],
+    "tracking": ["report_to", "project"],
+    "hub": ["organization", "offline"],
 }
 
 # %% ../nbs/00_settings.ipynb #5c14a307
@@ -61,32 +71,44 @@ def _convert(key: str, text: str, base: Path, where: str):
     "`text` as the type of field `key`; paths are taken relative to `base`."
     kind = {f.name: f.type for f in fields(Settings)}[key]
     if kind is int:
-        try: return int(text)
-        except ValueError: raise InputError(f"{where}: {key} = {text!r} is no whole number") from None
-    if key == 'offline' and text not in ('auto', 'yes', 'no'):
+        try:
+            return int(text)
+        except ValueError:
+            raise InputError(f"{where}: {key} = {text!r} is no whole number") from None
+    if key == "offline" and text not in ("auto", "yes", "no"):
         raise InputError(f"{where}: offline = {text!r}; valid: auto, yes, no")
-    if kind is str: return text
+    if kind is str:
+        return text
     return _path(key, text, base, where)
+
 
 def _path(key: str, text: str, base: Path, where: str) -> Path | None:
     "`text` as a path relative to `base`; None, for the default, if it is empty."
-    if not text: return None
-    if text[0] in '"\'#;':
+    if not text:
+        return None
+    if text[0] in "\"'#;":
         raise InputError(f"{where}: {key} = {text}: write it without quotes or a comment")
-    try: return (base / Path(text).expanduser()).absolute()
+    try:
+        return (base / Path(text).expanduser()).absolute()
     except RuntimeError:
         raise InputError(f"{where}: {key} = {text}: there is no such home folder") from None
 
 # %% ../nbs/00_settings.ipynb #79863e68
 def find_settings(start: Path | None = None) -> Path | None:
     "`$R1NB_SETTINGS`, else the nearest `settings.ini` with a `[paths]` section from `start` upwards, else the checkout's own."
-    if env := os.environ.get('R1NB_SETTINGS'):
-        if not Path(env).is_file(): raise InputError(f"R1NB_SETTINGS names {env}, which is no file")
+    if env := os.environ.get("R1NB_SETTINGS"):
+        if not Path(env).is_file():
+            raise InputError(f"R1NB_SETTINGS names {env}, which is no file")
         return Path(env).absolute()
     here = Path(start or Path.cwd()).absolute()
-    for folder in [here, *here.parents, Path(__file__).absolute().parent.parent if '__file__' in globals() else here]:
-        file = folder / 'settings.ini'
-        if file.is_file() and '[paths]' in file.read_text(encoding='utf-8', errors='replace'): return file
+    for folder in [
+        here,
+        *here.parents,
+        Path(__file__).absolute().parent.parent if "__file__" in globals() else here,
+    ]:
+        file = folder / "settings.ini"
+        if file.is_file() and "[paths]" in file.read_text(encoding="utf-8", errors="replace"):
+            return file
 
 # %% ../nbs/00_settings.ipynb #d7d50266
 def load_settings(path: str | Path | None = None) -> Settings:
@@ -97,20 +119,27 @@ def load_settings(path: str | Path | None = None) -> Settings:
     values, base = {}, file.absolute().parent if file else Path.cwd()
     if file:
         parser = configparser.ConfigParser(interpolation=None)
-        try: parser.read_string(file.read_text(encoding='utf-8'), str(file))
-        except (configparser.Error, UnicodeDecodeError) as e: raise InputError(f"{file}: {e}") from None
+        try:
+            parser.read_string(file.read_text(encoding="utf-8"), str(file))
+        except (configparser.Error, UnicodeDecodeError) as e:
+            raise InputError(f"{file}: {e}") from None
         for section in parser.sections():
-            if section not in SECTIONS: raise InputError(f"{file}: unknown section [{section}]; {did_you_mean(section, SECTIONS)}")
+            if section not in SECTIONS:
+                raise InputError(
+                    f"{file}: unknown section [{section}]; {did_you_mean(section, SECTIONS)}"
+                )
             for key, text in parser[section].items():
                 if key not in SECTIONS[section]:
-                    raise InputError(f"{file}: unknown key '{key}' in [{section}]; {did_you_mean(key, SECTIONS[section])}")
+                    raise InputError(
+                        f"{file}: unknown key '{key}' in [{section}]; {did_you_mean(key, SECTIONS[section])}"
+                    )
                 values[key] = _convert(key, text.strip(), base, str(file))
     for key in sum(SECTIONS.values(), []):
-        text = os.environ.get(f'R1NB_{key.upper()}')
-        if text is not None and (text.strip() or key not in ('runs', 'cache')):
-            values[key] = _convert(key, text.strip(), Path.cwd(), f'environment R1NB_{key.upper()}')
-    values['runs'] = values.get('runs') or (base / 'runs').absolute()
-    values['cache'] = values.get('cache') or Path('~/.cache/r1nb').expanduser()
+        text = os.environ.get(f"R1NB_{key.upper()}")
+        if text is not None and (text.strip() or key not in ("runs", "cache")):
+            values[key] = _convert(key, text.strip(), Path.cwd(), f"environment R1NB_{key.upper()}")
+    values["runs"] = values.get("runs") or (base / "runs").absolute()
+    values["cache"] = values.get("cache") or Path("~/.cache/r1nb").expanduser()
 
     return Settings(**values, source=file)
 
@@ -123,11 +152,16 @@ def settings() -> Settings:
 # %% ../nbs/00_settings.ipynb #42045594
 def hub_endpoint() -> str:
     "The Hub's address: `$HF_ENDPOINT`, else the public one."
-    return os.environ.get('HF_ENDPOINT', 'https://huggingface.co')
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
 
 def hub_reachable(timeout: float = 1.0) -> bool:
     "Whether the Hub accepts a connection within `timeout` seconds."
     url = urlparse(hub_endpoint())
     try:
-        with socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout): return True
-    except OSError: return False
+        with socket.create_connection(
+            (url.hostname, url.port or (443 if url.scheme == "https" else 80)), timeout
+        ):
+            return True
+    except OSError:
+        return False

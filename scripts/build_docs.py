@@ -29,14 +29,20 @@ def execute(notebook: Path, target: Path) -> None:
     from nbdev.test import nb_test_cells
 
     flags = get_config().tst_flags
-    wanted = {c.id for c in nb_test_cells(notebook, flags.split() if isinstance(flags, str) else flags)}
+    wanted = {
+        c.id for c in nb_test_cells(notebook, flags.split() if isinstance(flags, str) else flags)
+    }
     nb = NBProcessor(notebook, rm_directives=False, process=True).nb
     os.environ["IN_TEST"] = "1"
     notebook, target = notebook.absolute(), target.absolute()
     os.chdir(notebook.parent)
     shell = CaptureShell(notebook)
     try:
-        shell.run_all(nb, exc_stop=True, preproc=lambda cell: cell.cell_type != "code" or cell.id not in wanted)
+        shell.run_all(
+            nb,
+            exc_stop=True,
+            preproc=lambda cell: cell.cell_type != "code" or cell.id not in wanted,
+        )
     except Exception:
         sys.exit(shell.prettytb(fname=notebook))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +62,13 @@ def execute_changed(fresh: bool) -> None:
         for old in RUN.glob(f"{notebook.stem}-*"):
             old.unlink()
         start = time.monotonic()
-        code = subprocess.run([sys.executable, __file__, "--execute", notebook, target], cwd=ROOT).returncode
-        print(f"{notebook.name}: {'failed' if code else 'run'} in {time.monotonic() - start:.0f} s", flush=True)
+        code = subprocess.run(
+            [sys.executable, __file__, "--execute", notebook, target], cwd=ROOT
+        ).returncode
+        print(
+            f"{notebook.name}: {'failed' if code else 'run'} in {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
         failed += [notebook.name] * bool(code)
     if failed:
         sys.exit(f"docs: {', '.join(failed)} failed")
@@ -114,12 +125,22 @@ def broken_links(site: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "_docs", help="folder that the pages are written to")
-    parser.add_argument("--run", action="store_true", help="execute the notebooks that have changed")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "_docs", help="folder that the pages are written to"
+    )
+    parser.add_argument(
+        "--run", action="store_true", help="execute the notebooks that have changed"
+    )
     parser.add_argument("--fresh", action="store_true", help="with --run: execute them all")
-    parser.add_argument("--runs", type=Path, help="folder of runs for the gallery (default: the settings' runs folder)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        help="folder of runs for the gallery (default: the settings' runs folder)",
+    )
     parser.add_argument("--no-gallery", action="store_true", help="leave the gallery out")
-    parser.add_argument("--serve", action="store_true", help="serve the site and make changed pages again")
+    parser.add_argument(
+        "--serve", action="store_true", help="serve the site and make changed pages again"
+    )
     parser.add_argument("--address", default="127.0.0.1:8000", help="with --serve")
     parser.add_argument("--execute", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -137,14 +158,19 @@ def main() -> None:
         config = ["-f", str(ROOT / "mkdocs.yml")]
         if args.serve:
             return cli(["serve", *config, "--dev-addr", args.address, "--no-strict"])
-        cli(["build", *config, "--strict", "--quiet", "--site-dir", str(args.out.absolute())], standalone_mode=False)
+        cli(
+            ["build", *config, "--strict", "--quiet", "--site-dir", str(args.out.absolute())],
+            standalone_mode=False,
+        )
     if broken := broken_links(args.out):
         sys.exit("docs: broken links\n" + "\n".join(broken))
     (args.out / ".nojekyll").touch()
     files = [p for p in args.out.rglob("*") if p.is_file()]
     size = sum(p.stat().st_size for p in files) / 2**20
     pages = sum(p.suffix == ".html" for p in files)
-    print(f"{pages} pages, {size:.1f} MiB, in {time.monotonic() - start:.0f} s; start at {args.out / 'index.html'}")
+    print(
+        f"{pages} pages, {size:.1f} MiB, in {time.monotonic() - start:.0f} s; start at {args.out / 'index.html'}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,19 +25,42 @@ BENCHMARKS = CurateConfig().benchmarks
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="a .jsonl or .parquet file, a folder with one, or a Hub id")
-    parser.add_argument("--config", help="configuration of a Hub dataset")
-    parser.add_argument("--split", default="train", help="split of a Hub dataset (default: train)")
-    parser.add_argument("--ngram_size", type=int, default=8, help="words in a row that must not be shared (default: 8)")
-    parser.add_argument("--problem_column", default="problem", help="column with the problem (default: problem)")
-    parser.add_argument("--cleanup", action="store_true", help="remove the contaminated rows instead of marking them")
-    parser.add_argument("--new_dataset_name", help="./folder or owner/name (default: ./<name>_decontaminated)")
-    parser.add_argument(
-        "--benchmarks", nargs="+", default=BENCHMARKS, help=f"or files of problems (default: {' '.join(BENCHMARKS)})"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--min_coverage", type=float, default=0.0, help="ignore matches that are a smaller share of the test problem"
+        "--dataset", required=True, help="a .jsonl or .parquet file, a folder with one, or a Hub id"
+    )
+    parser.add_argument("--config", help="configuration of a Hub dataset")
+    parser.add_argument("--split", default="train", help="split of a Hub dataset (default: train)")
+    parser.add_argument(
+        "--ngram_size",
+        type=int,
+        default=8,
+        help="words in a row that must not be shared (default: 8)",
+    )
+    parser.add_argument(
+        "--problem_column", default="problem", help="column with the problem (default: problem)"
+    )
+    parser.add_argument(
+        "--cleanup",
+        action="store_true",
+        help="remove the contaminated rows instead of marking them",
+    )
+    parser.add_argument(
+        "--new_dataset_name", help="./folder or owner/name (default: ./<name>_decontaminated)"
+    )
+    parser.add_argument(
+        "--benchmarks",
+        nargs="+",
+        default=BENCHMARKS,
+        help=f"or files of problems (default: {' '.join(BENCHMARKS)})",
+    )
+    parser.add_argument(
+        "--min_coverage",
+        type=float,
+        default=0.0,
+        help="ignore matches that are a smaller share of the test problem",
     )
     parser.add_argument("--private", action="store_true", help="push as a private dataset")
     return parser.parse_args()
@@ -50,7 +73,11 @@ def decontaminate(args: argparse.Namespace) -> int:
     name = args.new_dataset_name or f"./{short_name(args.dataset)}_decontaminated"
     target = PublishConfig(name, private=args.private)
     check_publish(target)
-    folder = Path(name).expanduser() if target.is_folder else settings().runs / "decontaminate" / Path(name).name
+    folder = (
+        Path(name).expanduser()
+        if target.is_folder
+        else settings().runs / "decontaminate" / Path(name).name
+    )
     check_replaceable(folder)
     check_writable(folder)
     index = NgramIndex(benchmark_problems(args.benchmarks), args.ngram_size)
@@ -68,9 +95,16 @@ def decontaminate(args: argparse.Namespace) -> int:
                     bar.update(table.num_rows)
 
             for table, found in decontaminate_batches(
-                counted(), index, args.benchmarks, args.problem_column, args.cleanup, args.min_coverage
+                counted(),
+                index,
+                args.benchmarks,
+                args.problem_column,
+                args.cleanup,
+                args.min_coverage,
             ):
-                writer = writer or pq.ParquetWriter(out / "data/train-00000-of-00001.parquet", table.schema)
+                writer = writer or pq.ParquetWriter(
+                    out / "data/train-00000-of-00001.parquet", table.schema
+                )
                 writer.write_table(table)
                 append_jsonl(out / "matches.jsonl", found)
                 sources.update(match["benchmark"] for match in found)
@@ -86,7 +120,11 @@ def decontaminate(args: argparse.Namespace) -> int:
             f"{args.ngram_size} words; matches are in `matches.jsonl`.\n\n{lines}\n",
         )
     print(json.dumps({"rows": read, "written": kept, "contaminated": dict(sources)}))
-    print(folder if target.is_folder else push_folder(folder, target, f"decontaminated, {args.ngram_size}-grams"))
+    print(
+        folder
+        if target.is_folder
+        else push_folder(folder, target, f"decontaminated, {args.ngram_size}-grams")
+    )
     return 0
 
 

@@ -43,7 +43,9 @@ def rate(words: dict) -> int:
             raise InputError(f"{key}: {own[key]!r} is no number between 0 and 1") from None
     if not 0 <= own["pass_rate_min"] <= own["pass_rate_max"] <= 1:  # now, and not when all is drawn
         low, high = own["pass_rate_min"], own["pass_rate_max"]
-        raise InputError(f"pass_rate_min {low} and pass_rate_max {high} must be in order, between 0 and 1")
+        raise InputError(
+            f"pass_rate_min {low} and pass_rate_max {high} must be in order, between 0 and 1"
+        )
     first, last = (words.pop(f"dataset_{end}_index", None) for end in ("start", "end"))
     if first is not None or last is not None:
         words["rows"] = f"[{first or 0}, {last or 'null'}]"
@@ -59,7 +61,9 @@ def rate(words: dict) -> int:
     named = [words.get(key) or str(own["config"]) for key in ("dataset_name", "model_name_or_path")]
     name = "-".join(short_name(n.partition("#")[0]) for n in named)
     run = Run(folder or settings().runs / "pass_rate" / name)
-    if code := start_job(Job("generate", config=own["config"], overrides=words, run_dir=str(run.path), force=force)):
+    if code := start_job(
+        Job("generate", config=own["config"], overrides=words, run_dir=str(run.path), force=force)
+    ):
         return code
     funcs = [own["reward_funcs"]] if isinstance(own["reward_funcs"], str) else own["reward_funcs"]
     low, high = own["pass_rate_min"], own["pass_rate_max"]
@@ -80,7 +84,9 @@ def main() -> int:
         print(__doc__.strip())
         return 0 if arguments else 2
     return guarded(
-        lambda: rate({ALIASES.get(key, key): value for key, value in parse_overrides(arguments).items()}),
+        lambda: rate(
+            {ALIASES.get(key, key): value for key, value in parse_overrides(arguments).items()}
+        ),
         "--debug" in arguments,
     )
 

@@ -45,7 +45,9 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU
 
 def available():
     "Whether a cluster can be started here."
-    return os.geteuid() == 0 and all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch", "unshare")))
+    return os.geteuid() == 0 and all(
+        map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch", "unshare"))
+    )
 
 
 class Cluster:
@@ -59,13 +61,21 @@ class Cluster:
         for name in ("run", "state", "spool/node1", "spool/node2", "log", "dev"):
             (self.folder / name).mkdir(parents=True)
         cgroup = Path("/sys/fs/cgroup/freezer").exists()
-        text = CONF.format(T=self.folder, track="proctrack/cgroup" if cgroup else "proctrack/linuxproc")
+        text = CONF.format(
+            T=self.folder, track="proctrack/cgroup" if cgroup else "proctrack/linuxproc"
+        )
         self.conf.write_text(text)
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n")
+        (self.folder / "cgroup.conf").write_text(
+            "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n"
+        )
         files = f"{self.folder}/dev/nvidia[0-7]"
-        (self.folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName=node[1-2] Name=gpu File={files}\n")
+        (self.folder / "gres.conf").write_text(
+            f"AutoDetect=off\nNodeName=node[1-2] Name=gpu File={files}\n"
+        )
         for i in range(8):
-            subprocess.run(["mknod", "-m", "666", self.folder / f"dev/nvidia{i}", "c", "1", "3"], check=True)
+            subprocess.run(
+                ["mknod", "-m", "666", self.folder / f"dev/nvidia{i}", "c", "1", "3"], check=True
+            )
         (self.folder / "hosts").write_text("127.0.0.1 localhost node1 node2\n")
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
@@ -74,7 +84,9 @@ class Cluster:
     def daemon(self, *command):
         with open(self.folder / "log" / "daemons.txt", "a") as log:
             self.daemons.append(
-                subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                subprocess.Popen(
+                    list(map(str, command)), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                )
             )
 
     def start(self):
@@ -90,7 +102,10 @@ class Cluster:
         for node in ("node1", "node2"):
             script = f"hostname {node}; mount --bind {t}/hosts /etc/hosts; exec slurmd -D -f {self.conf} -N {node}"
             self.daemon("unshare", "-m", "-u", "sh", "-c", script)
-        self.wait(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"], "two idle nodes")
+        self.wait(
+            lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"],
+            "two idle nodes",
+        )
         return self
 
     def ask(self, *command):
@@ -100,7 +115,9 @@ class Cluster:
         end = time.monotonic() + deadline
         while not condition():
             if time.monotonic() > end:
-                logs = "\n".join(f"{p.name}: {p.read_text()[-800:]}" for p in (self.folder / "log").iterdir())
+                logs = "\n".join(
+                    f"{p.name}: {p.read_text()[-800:]}" for p in (self.folder / "log").iterdir()
+                )
                 self.stop()
                 raise TimeoutError(f"no {what} within {deadline} s\n{logs}")
             time.sleep(0.1)

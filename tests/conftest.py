@@ -46,8 +46,12 @@ def finish(process, cwd, deadline=DEADLINE):
         code = process.wait(deadline)
     except subprocess.TimeoutExpired:
         process.kill()
-        pytest.fail(f"{process.args} did not end within {deadline} s: {(Path(cwd) / 'err.txt').read_text()[-2000:]}")
-    return SimpleNamespace(code=code, out=(Path(cwd) / "out.txt").read_text(), err=(Path(cwd) / "err.txt").read_text())
+        pytest.fail(
+            f"{process.args} did not end within {deadline} s: {(Path(cwd) / 'err.txt').read_text()[-2000:]}"
+        )
+    return SimpleNamespace(
+        code=code, out=(Path(cwd) / "out.txt").read_text(), err=(Path(cwd) / "err.txt").read_text()
+    )
 
 
 def r1nb(*arguments, cwd, runs, deadline=DEADLINE, **env):
@@ -146,7 +150,10 @@ def recipe(tmp_path_factory, tiny_model):
 
     folder = tmp_path_factory.mktemp("sums")
     sums = [(a, b) for a in range(8) for b in range(5)]
-    rows = [{"problem": f"{a} + {b} =", "completion": worked_solution([("+", a), ("+", b)])} for a, b in sums]
+    rows = [
+        {"problem": f"{a} + {b} =", "completion": worked_solution([("+", a), ("+", b)])}
+        for a, b in sums
+    ]
     append_jsonl(folder / "traces.jsonl", rows)
     keys = {"dataset_name": str(folder / "traces.jsonl"), "model_name_or_path": str(tiny_model), **TRAINING,
             "max_length": 256, "max_steps": 6, "save_steps": 2}  # fmt: skip

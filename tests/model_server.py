@@ -15,7 +15,9 @@ from r1nb.sampling import SamplingConfig, TransformersSampler
 
 def main(model: str, port: int) -> None:
     sampler, lock = (
-        TransformersSampler(ModelChoice(model, dtype="float32"), SamplingConfig(backend="transformers")),
+        TransformersSampler(
+            ModelChoice(model, dtype="float32"), SamplingConfig(backend="transformers")
+        ),
         threading.Lock(),
     )
 
@@ -37,13 +39,18 @@ def main(model: str, port: int) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 sampler.cfg = replace(
-                    sampler.cfg, max_new_tokens=asked["max_tokens"], temperature=asked["temperature"], num_generations=1
+                    sampler.cfg,
+                    max_new_tokens=asked["max_tokens"],
+                    temperature=asked["temperature"],
+                    num_generations=1,
                 )
                 ((said,),) = sampler([asked["messages"]], 1, asked.get("seed") or 0)
             message = {"role": "assistant", "content": said.text}
             self.reply(
                 {
-                    "choices": [{"index": 0, "message": message, "finish_reason": said.finish_reason}],
+                    "choices": [
+                        {"index": 0, "message": message, "finish_reason": said.finish_reason}
+                    ],
                     "usage": {"completion_tokens": said.num_tokens},
                 }
             )

@@ -213,8 +213,16 @@ def test_number_rung_agrees_with_the_symbolic_rung(pool):
         ("(3,4]", "[3,4]", False),
         (r"(2,12) \cup (12,102)", r"(12,102)\cup(2,12)", True),
         (r"x \in [-2,7]", "[−2, 7]", True),
-        (r"\begin{pmatrix} -7 \\ 16 \end{pmatrix}", r"\begin{bmatrix} -7 \\[2pt] 16 \end{bmatrix}", True),
-        (r"\begin{pmatrix} -7 \\ 16 \end{pmatrix}", r"\begin{pmatrix} 16 \\ -7 \end{pmatrix}", False),
+        (
+            r"\begin{pmatrix} -7 \\ 16 \end{pmatrix}",
+            r"\begin{bmatrix} -7 \\[2pt] 16 \end{bmatrix}",
+            True,
+        ),
+        (
+            r"\begin{pmatrix} -7 \\ 16 \end{pmatrix}",
+            r"\begin{pmatrix} 16 \\ -7 \end{pmatrix}",
+            False,
+        ),
         ("x=5", "5", True),
         ("5", "x=5", True),
         ("y = 2x + 3", "y=3+2x", True),
@@ -238,7 +246,9 @@ def test_unparsable_gold_is_none_whatever_the_completion(pool):
     bad = [None, "", "  ", "$$", r"\frac{1}{", "}{", float("nan"), "x" * 5000, "no \\boxed{ here"]
     for gold in bad:
         texts = [*boxed("5", str(gold)), "no answer", str(gold), None]
-        assert verify_answers(texts, [gold] * len(texts), pool=pool, deadline=60) == [None] * len(texts), gold
+        assert verify_answers(texts, [gold] * len(texts), pool=pool, deadline=60) == [None] * len(
+            texts
+        ), gold
 
 
 def test_completion_without_an_answer_is_false(pool):
@@ -257,12 +267,30 @@ def test_lengths_must_agree():
 
 
 def test_one_or_many_workers_agree():
-    golds = [r"\frac{1}{2}", r"\sqrt{8}", "(1, 2)", r"x^2+1", "", r"\{1, 2\}", r"\begin{pmatrix}1\\2\end{pmatrix}"] * 3
-    answers = [r"\frac{2}{4}", r"2\sqrt{2}", "(1,2)", r"1+x^2", "4", r"\{2,1\}", r"\begin{pmatrix}1\\3\end{pmatrix}"]
+    golds = [
+        r"\frac{1}{2}",
+        r"\sqrt{8}",
+        "(1, 2)",
+        r"x^2+1",
+        "",
+        r"\{1, 2\}",
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+    ] * 3
+    answers = [
+        r"\frac{2}{4}",
+        r"2\sqrt{2}",
+        "(1,2)",
+        r"1+x^2",
+        "4",
+        r"\{2,1\}",
+        r"\begin{pmatrix}1\\3\end{pmatrix}",
+    ]
     verdicts = []
     for workers in (1, 3):
         with AnswerPool(workers) as pool:
-            verdicts.append(verify_answers([rf"\boxed{{{a}}}" for a in answers * 3], golds, pool=pool))
+            verdicts.append(
+                verify_answers([rf"\boxed{{{a}}}" for a in answers * 3], golds, pool=pool)
+            )
     assert verdicts[0] == verdicts[1] == [True, True, True, True, None, True, False] * 3
 
 
@@ -284,7 +312,9 @@ def test_order_of_the_batch_does_not_matter(pool, order):
         ("x+y", "x+y"),
     ]
     expected = [True, False, True, None, True, False, True, False, True, None, True, True]
-    got = verify_answers(boxed(*(cases[i][1] for i in order)), [cases[i][0] for i in order], pool=pool, deadline=60)
+    got = verify_answers(
+        boxed(*(cases[i][1] for i in order)), [cases[i][0] for i in order], pool=pool, deadline=60
+    )
     assert got == [expected[i] for i in order]
 
 
@@ -292,10 +322,14 @@ def test_order_of_the_batch_does_not_matter(pool, order):
 
 
 def rows(name):
-    return [json.loads(line) for line in (BENCHMARKS / name).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (BENCHMARKS / name).read_text(encoding="utf-8").splitlines()
+    ]
 
 
-needs_benchmarks = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="R1NB_BENCHMARKS names no folder")
+needs_benchmarks = pytest.mark.skipif(
+    not BENCHMARKS.is_dir(), reason="R1NB_BENCHMARKS names no folder"
+)
 
 
 @needs_benchmarks
@@ -304,25 +338,36 @@ def test_math500(pool, record_property):
     golds = [r["answer"] for r in data]
     assert len(golds) == 500
     assert verify_answers(boxed(*golds), golds, deadline=60, pool=pool) == [True] * 500
-    assert verify_answers([r["solution"] for r in data], golds, deadline=60, pool=pool) == [True] * 500
-    assert pool.compare([(g, g) for g in golds], deadline=60) == [True] * 500  # also without the cheap rungs
+    assert (
+        verify_answers([r["solution"] for r in data], golds, deadline=60, pool=pool) == [True] * 500
+    )
+    assert (
+        pool.compare([(g, g) for g in golds], deadline=60) == [True] * 500
+    )  # also without the cheap rungs
     following = golds[1:] + golds[:1]
     verdicts = verify_answers(boxed(*following), golds, deadline=60, pool=pool)
     differing = [(g, a, v) for g, a, v in zip(golds, following, verdicts, strict=True) if g != a]
     record_property("differing", len(differing))
     record_property("graded_false", sum(v is False for *_, v in differing))
-    assert [d for d in differing if d[2] is not False] == [("5", "x=5", True)]  # the same answer, written differently
+    assert [d for d in differing if d[2] is not False] == [
+        ("5", "x=5", True)
+    ]  # the same answer, written differently
 
 
 @needs_benchmarks
 def test_aime24_and_gsm8k():
     aime = rows("aime24.jsonl")
-    assert verify_answers(boxed(*(int(r["answer"]) for r in aime)), [r["answer"] for r in aime]) == [True] * 30
+    assert (
+        verify_answers(boxed(*(int(r["answer"]) for r in aime)), [r["answer"] for r in aime])
+        == [True] * 30
+    )
     gsm8k = [r["answer"] for r in rows("gsm8k_test.jsonl")]
     assert verify_answers(gsm8k, gsm8k) == [True] * len(gsm8k)
     marked = [extract_answer(a) for a in gsm8k]
     following = marked[1:] + marked[:1]
-    expected = [a.replace(",", "") == b.replace(",", "") for a, b in zip(marked, following, strict=True)]
+    expected = [
+        a.replace(",", "") == b.replace(",", "") for a, b in zip(marked, following, strict=True)
+    ]
     assert verify_answers(boxed(*following), gsm8k) == expected
 
 
@@ -334,7 +379,9 @@ def test_no_hang_past_the_deadline(hostile):
     with AnswerPool(workers=1) as pool:
         assert pool.compare([("x+y", "y+x")], deadline=60) == [True]  # the worker is up
         start = time.monotonic()
-        assert verify_answers(boxed(hostile), [r"\frac{\pi}{2}"], deadline=1.0, pool=pool) == [False]
+        assert verify_answers(boxed(hostile), [r"\frac{\pi}{2}"], deadline=1.0, pool=pool) == [
+            False
+        ]
         assert time.monotonic() - start < 20
         assert pool.timeouts + pool.crashes <= 1
         assert pool.compare([("x+y", "y+x")], deadline=60) == [True]  # and so is its successor
@@ -453,9 +500,13 @@ PARENT = """if True:
 
 
 @linux
-@pytest.mark.parametrize(("task", "end"), [("", "kill"), (HOG, "kill"), (STONE, "kill"), ("", "exit"), (HOG, "exit")])
+@pytest.mark.parametrize(
+    ("task", "end"), [("", "kill"), (HOG, "kill"), (STONE, "kill"), ("", "exit"), (HOG, "exit")]
+)
 def test_no_worker_outlives_its_parent(task, end):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, task, end], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, task, end], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert parent.stdout.readline().strip() == "ready"
         pids = workers_of(parent.pid)
@@ -485,5 +536,7 @@ def test_a_forked_child_uses_workers_of_its_own():
             os._exit(0 if ok else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert ask() == [True] and pid() == mine"""
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
+    )
     assert out.returncode == 0, out.stderr

@@ -37,7 +37,10 @@ def inputs(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("inputs")
     rows = [{"problem": f"{i} + 1 =", "answer": str(i + 1)} for i in range(8)]
     append_jsonl(folder / "sums.jsonl", rows)
-    append_jsonl(folder / "traces.jsonl", [{**r, "completion": f"<think>\n{r['answer']}\n</think>\n2"} for r in rows])
+    append_jsonl(
+        folder / "traces.jsonl",
+        [{**r, "completion": f"<think>\n{r['answer']}\n</think>\n2"} for r in rows],
+    )
     model, sums, traces = str(tiny_model), str(folder / "sums.jsonl"), str(folder / "traces.jsonl")
     asked = {"dataset_name": sums, "model_name_or_path": model}
     return {
@@ -59,7 +62,9 @@ def refused(stage, recipe, overrides, here, capsys, *words):
     "See that the input is refused as bad input is."
     code, err = outcome(stage, recipe, overrides, capsys)
     assert code == 2, (stage, overrides, code, err)
-    assert err.startswith("r1nb: error: ") and err.count("error:") == 1 and "Traceback" not in err, (overrides, err)
+    assert (
+        err.startswith("r1nb: error: ") and err.count("error:") == 1 and "Traceback" not in err
+    ), (overrides, err)
     assert not list(here.iterdir()), (overrides, list(here.iterdir()))
     for word in words:
         assert word in err, (overrides, err)
@@ -101,7 +106,11 @@ def test_every_number_has_a_range():
             rule = rule_of(RANGES, cls, name)
             assert rule is not None, f"{cls.__name__}.{name} ({kind}) has no line in RANGES"
             default = default_of(cls.__dataclass_fields__[name])
-            assert not isinstance(default, (int, float)) or isinstance(default, bool) or default in rule, (
+            assert (
+                not isinstance(default, (int, float))
+                or isinstance(default, bool)
+                or default in rule
+            ), (
                 name,
                 default,
             )
@@ -122,7 +131,21 @@ def wrong_values(stage):
             continue
         if is_number(kind):
             rule = rule_of(RANGES, cls, name)
-            values = [math.nan, math.inf, -math.inf, "nan", "-inf", 10**30, -(10**30), -1, -7, 0, 1.5, "", {"a": 1}]
+            values = [
+                math.nan,
+                math.inf,
+                -math.inf,
+                "nan",
+                "-inf",
+                10**30,
+                -(10**30),
+                -1,
+                -7,
+                0,
+                1.5,
+                "",
+                {"a": 1},
+            ]
             for value in [*values, "many"]:
                 whole = isinstance(value, int) or float in takes
                 if not (isinstance(value, (int, float)) and value in rule and whole):
@@ -194,16 +217,26 @@ def test_the_message_says_what_is_valid(here, inputs, capsys, stage, key, value,
 
 
 def test_numbers_in_mappings_are_numbers(here, inputs):
-    sft = launch.stage_module("sft").configure(inputs["sft"], {"lr_scheduler_kwargs": "{min_lr: 1e-7}"})[0][2]
+    sft = launch.stage_module("sft").configure(
+        inputs["sft"], {"lr_scheduler_kwargs": "{min_lr: 1e-7}"}
+    )[0][2]
     assert sft.lr_scheduler_kwargs == {"min_lr": 1e-7}
     (here / "e.yaml").write_text(
         "tasks: [gsm8k, aime24]\nprotocol: {gsm8k: {temperature: 6e-1}, aime24: {top_p: 9E-1}}\n"
     )
     cfg = launch.stage_module("evaluate").configure("e.yaml")[0][0]
     assert cfg.protocol["gsm8k"]["temperature"] == 0.6 and cfg.protocol["aime24"]["top_p"] == 0.9
-    for own in ("{temperature: hot}", "{temperature: .nan}", "{top_p: 2}", "{num_generations: 0}", "[1]"):
+    for own in (
+        "{temperature: hot}",
+        "{temperature: .nan}",
+        "{top_p: 2}",
+        "{num_generations: 0}",
+        "[1]",
+    ):
         with pytest.raises(InputError, match="protocol"):
-            launch.stage_module("evaluate").configure({"tasks": "gsm8k"}, {"protocol": f"{{gsm8k: {own}}}"})
+            launch.stage_module("evaluate").configure(
+                {"tasks": "gsm8k"}, {"protocol": f"{{gsm8k: {own}}}"}
+            )
 
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
@@ -222,9 +255,15 @@ BILLION = "a: &a [x, x]\n" + "".join(
         ("a: " + "[" * 100_000, "nested too deeply"),
         ("? [a, b]\n: 1\n", "line 1: a key is a word, not a sequence"),
         ("? {a: b}\n: 1\n", "a key is a word, not a mapping"),
-        ("x-a: &a {seed: 1}\nx-b: &b {seed: 2}\nx-c: {<<: [*a, *b]}\n", "key 'seed' comes from two"),
+        (
+            "x-a: &a {seed: 1}\nx-b: &b {seed: 2}\nx-c: {<<: [*a, *b]}\n",
+            "key 'seed' comes from two",
+        ),
         ("seed: !!int x\n", "does not fit its type"),
-        ("seed: !!python/object/apply:os.system ['touch f']\n", "could not determine a constructor"),
+        (
+            "seed: !!python/object/apply:os.system ['touch f']\n",
+            "could not determine a constructor",
+        ),
         ("seed: 2026-13-41\n", "does not fit its type"),
         ("seed: " + "1" * 5000 + "\n", "r.yaml"),
         (b"# ok\na: \xff\n", "line 2: not UTF-8"),
@@ -264,13 +303,22 @@ def test_a_pipeline_of_the_wrong_shape(here, capsys, text, words):
     code = launch.guarded(lambda: launch.load_pipeline(path) and 0)
     err = capsys.readouterr().err
     assert code == 2 and words in err and path.name in err and "Traceback" not in err, err
-    code = launch.guarded(lambda: launch.load_pipeline(ROOT / "scripts/recipes/quickstart.yaml", name="../x") and 0)
+    code = launch.guarded(
+        lambda: launch.load_pipeline(ROOT / "scripts/recipes/quickstart.yaml", name="../x") and 0
+    )
     assert code == 2 and "'../x' is not a valid name" in capsys.readouterr().err
 
 
 def test_a_recipe_that_is_no_file(here, inputs, capsys):
     os.mkfifo(here.parent / f"{here.name}-pipe.yaml")
-    refused("sft", str(here.parent / f"{here.name}-pipe.yaml"), {}, here, capsys, "is a device or a pipe")
+    refused(
+        "sft",
+        str(here.parent / f"{here.name}-pipe.yaml"),
+        {},
+        here,
+        capsys,
+        "is a device or a pipe",
+    )
     refused("sft", str(here.parent), {}, here, capsys, "is a folder, not a file")
 
 
@@ -294,7 +342,9 @@ def few_shot(n):
 
 
 def test_a_few_shot_prompt_is_asked_whole(here):
-    append_jsonl(here / "d.jsonl", [{"prompt": few_shot(n), "answer": str(n + 1)} for n in (3, 4, 5)])
+    append_jsonl(
+        here / "d.jsonl", [{"prompt": few_shot(n), "answer": str(n + 1)} for n in (3, 4, 5)]
+    )
     from r1nb.evaluate import EvaluateConfig, ProblemsConfig, SamplingConfig, load_tasks
     from r1nb.grpo import prompt_dataset
 
@@ -309,7 +359,10 @@ def test_a_few_shot_prompt_is_asked_whole(here):
 
     trace = as_traces({**task.rows[0], "completion": "4"}, 1, "d")[0]
     assert trace["problem_id"] == task.rows[0]["problem_id"]
-    assert as_pair(trace, 1, "d", "S")["prompt"] == [{"role": "system", "content": "S"}, *few_shot(3)]
+    assert as_pair(trace, 1, "d", "S")["prompt"] == [
+        {"role": "system", "content": "S"},
+        *few_shot(3),
+    ]
 
 
 def test_thinking_beside_a_message_is_kept(here):
@@ -325,7 +378,9 @@ def test_thinking_beside_a_message_is_kept(here):
             {"prompt": [asked], "completion": [said]},
             {"problem": "1 + 1 =", "completion": "2", key: "one more"},
         ):
-            assert as_pair(row, 1, "f", None)["completion"] == [{"role": "assistant", "content": whole}], row
+            assert as_pair(row, 1, "f", None)["completion"] == [
+                {"role": "assistant", "content": whole}
+            ], row
             assert [t["completion"] for t in as_traces(row, 1, "f")] == [whole], row
 
 
@@ -334,12 +389,24 @@ BAD_ROWS = [
     ('{"problem": 5, "answer": "2"}', "row 1: problem: a text or a list of chat messages"),
     ('{"problem": {"a": 1}, "answer": "2"}', "row 1: problem: a text or a list of chat messages"),
     ('{"problem": "", "answer": "2"}', "row 1: 'problem' is empty"),
-    ('{"problem": [{"role": "assistant", "content": "x"}], "answer": "2"}', "row 1: the problem's last message"),
+    (
+        '{"problem": [{"role": "assistant", "content": "x"}], "answer": "2"}',
+        "row 1: the problem's last message",
+    ),
     ('{"problem": "1 + 1 =", "answer": NaN}', "row 1: no answer"),
-    ('{"problem": "1 + 1 =", "final_answer": ["2", "3"]}', "row 1: the answer is one text or number, not a list of 2"),
-    ('{"problem": "1 + 1 =", "answer": {"x": 2}}', "row 1: the answer is one text or number, not a dict"),
+    (
+        '{"problem": "1 + 1 =", "final_answer": ["2", "3"]}',
+        "row 1: the answer is one text or number, not a list of 2",
+    ),
+    (
+        '{"problem": "1 + 1 =", "answer": {"x": 2}}',
+        "row 1: the answer is one text or number, not a dict",
+    ),
     ('{"problem": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: nested too deeply"),
-    ('{"problem": "1 + 1 =", "m": ' + "[" * 150 + "]" * 150 + "}", "line 1: nested more than 100 deep"),
+    (
+        '{"problem": "1 + 1 =", "m": ' + "[" * 150 + "]" * 150 + "}",
+        "line 1: nested more than 100 deep",
+    ),
 ]
 
 
@@ -358,7 +425,10 @@ def test_rows_that_are_no_problems(here, inputs, capsys, stage, line, words):
         ({"num_tokens": -9}, "row 2: num_tokens: '-9' is not a whole number"),
         ({"pass_rate": "often"}, "row 2: pass_rate: 'often' is not a number"),
         ({"sample": "first"}, "row 2: sample: 'first'"),
-        ({"verification_info": {"language": "python", "test_cases": [5]}}, "row 2: verification_info"),
+        (
+            {"verification_info": {"language": "python", "test_cases": [5]}},
+            "row 2: verification_info",
+        ),
         ({"completion": 5}, "row 2: completion 0: a text is expected"),
     ],
 )
@@ -383,12 +453,20 @@ def test_a_damaged_parquet_file(here, inputs, capsys):
     import pandas as pd
 
     path = here.parent / f"{here.name}.parquet"
-    pd.DataFrame({"problem": ["1 + 1 ="] * 4000, "answer": [str(i) for i in range(4000)]}).to_parquet(path)
+    pd.DataFrame(
+        {"problem": ["1 + 1 ="] * 4000, "answer": [str(i) for i in range(4000)]}
+    ).to_parquet(path)
     whole = bytearray(path.read_bytes())
     for spoiled in (whole[:-200], whole[: len(whole) // 2], whole[:4] + bytes(2000) + whole[2004:]):
         path.write_bytes(spoiled)
         refused(
-            "evaluate", inputs["evaluate"], {"dataset_name": str(path)}, here, capsys, path.name, "no readable parquet"
+            "evaluate",
+            inputs["evaluate"],
+            {"dataset_name": str(path)},
+            here,
+            capsys,
+            path.name,
+            "no readable parquet",
         )
 
 
@@ -408,11 +486,23 @@ def test_a_reference_that_nobody_can_read(tmp_path, tiny_model):
     results = json.loads((tmp_path / "run/results/results.json").read_text())
     (bad,) = results["left_out"]
     assert (
-        "1 problems are left out" in done.out and bad in done.out and "1 of 5 problems left out" in results["notes"][0]
+        "1 problems are left out" in done.out
+        and bad in done.out
+        and "1 of 5 problems left out" in results["notes"][0]
     )
     assert Run(tmp_path / "run").manifest["summary"]["problems"] == 4
-    append_jsonl(tmp_path / "none.jsonl", [{"problem": f"p{i}", "answer": UNREADABLE} for i in range(3)])
-    done = r1nb("evaluate", "--dataset_name", "none.jsonl", *options[:-1], "none", cwd=tmp_path, runs=tmp_path)
+    append_jsonl(
+        tmp_path / "none.jsonl", [{"problem": f"p{i}", "answer": UNREADABLE} for i in range(3)]
+    )
+    done = r1nb(
+        "evaluate",
+        "--dataset_name",
+        "none.jsonl",
+        *options[:-1],
+        "none",
+        cwd=tmp_path,
+        runs=tmp_path,
+    )
     assert done.code == 2 and "no reference answer of its 3 problems can be read" in done.err
     assert not (tmp_path / "none").exists()
 
@@ -431,7 +521,12 @@ def test_references_are_counted_before_a_training(here, inputs, capsys):
         assert "cannot be read" in err and "1 " in err and "frac" in err, err
     path.write_text(json.dumps(rows[0]) + "\n")
     refused(
-        "grpo", inputs["grpo"], {"dataset_name": str(path)}, here, capsys, "1 of 1 reference answers cannot be read"
+        "grpo",
+        inputs["grpo"],
+        {"dataset_name": str(path)},
+        here,
+        capsys,
+        "1 of 1 reference answers cannot be read",
     )
 
 
@@ -453,13 +548,25 @@ DAMAGE = {
         lambda f: rewrite(f, lambda t: t["model.embed_tokens.weight"][7, 3].fill_(math.inf)),
         "not finite",
     ),
-    "half": (lambda f: rewrite(f, lambda t: [t.pop(k) for k in list(t)[::2]]), "tensors are missing"),
-    "cut off": (lambda f: os.truncate(f / "model.safetensors", 50_000), "model.safetensors is cut off"),
+    "half": (
+        lambda f: rewrite(f, lambda t: [t.pop(k) for k in list(t)[::2]]),
+        "tensors are missing",
+    ),
+    "cut off": (
+        lambda f: os.truncate(f / "model.safetensors", 50_000),
+        "model.safetensors is cut off",
+    ),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is empty"),
-    "other": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 999), "not a safetensors file"),
+    "other": (
+        lambda f: (f / "model.safetensors").write_bytes(b"x" * 999),
+        "not a safetensors file",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "tokenizer": (lambda f: os.truncate(f / "tokenizer.json", 300), "tokenizer.json is damaged"),
-    "another tokenizer": (lambda f: (f / "tokenizer.json").write_text('{"a": 1}'), "its tokenizer cannot be read"),
+    "another tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text('{"a": 1}'),
+        "its tokenizer cannot be read",
+    ),
     "config": (lambda f: (f / "config.json").write_text("nope"), "config.json is damaged"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "another config": (
@@ -476,7 +583,10 @@ def test_a_model_that_is_not_whole(here, inputs, capsys, tiny_model, stage):
         shutil.copytree(tiny_model, folder)
         damage(folder)
         code, err = outcome(stage, inputs[stage], {"model_name_or_path": str(folder)}, capsys)
-        assert code == 2 and words in err and str(folder) in err and "Traceback" not in err, (words, err)
+        assert code == 2 and words in err and str(folder) in err and "Traceback" not in err, (
+            words,
+            err,
+        )
         assert not list(here.iterdir())
         shutil.rmtree(folder)
     shutil.copytree(tiny_model, folder)
@@ -496,7 +606,10 @@ def test_a_training_that_diverges_fails(recipe, tmp_path, logging):
     run = Run(tmp_path / "run")
     assert done.code == 1 and run.status == "failed", done.err[-2000:]
     assert "Diverged" in run.manifest["error"] and "learning_rate" in run.manifest["error"]
-    assert f"{'at' if logging == 1 else 'after'} step" in run.manifest["error"] and not (run / "model").exists()
+    assert (
+        f"{'at' if logging == 1 else 'after'} step" in run.manifest["error"]
+        and not (run / "model").exists()
+    )
 
 
 # ---- the real command ------------------------------------------------------------------------------------------------
@@ -510,20 +623,31 @@ def test_the_real_command(tmp_path, inputs):
     before, sft = sorted(os.listdir(tmp_path)), ["sft", "--config", "r.yaml", "--run-dir", "run"]
     cases = [
         ([*sft, "--learning_rate", "nan"], "learning_rate: nan is not a finite number"),
-        ([*sft, "--learning_rate", "inf", "--slurm", "--dry-run"], "learning_rate: inf is not a finite number"),
+        (
+            [*sft, "--learning_rate", "inf", "--slurm", "--dry-run"],
+            "learning_rate: inf is not a finite number",
+        ),
         ([*sft, "--max_steps", "-5", "--slurm", "--dry-run"], "max_steps: -5 is not positive"),
-        ([*sft, "--per_device_train_batch_size", "0"], "per_device_train_batch_size: 0 is not positive"),
+        (
+            [*sft, "--per_device_train_batch_size", "0"],
+            "per_device_train_batch_size: 0 is not positive",
+        ),
         ([*sft, "--lr_scheduler_type", "cosin"], "lr_scheduler_type: 'cosin'"),
         (["sft", "--config", "cycle.yaml"], "contains itself"),
         (["pipeline", "p.yaml"], "'../x' is not a valid name"),
-        (["pipeline", "p.yaml", "--name", "/x", "--slurm", "--dry-run"], "'/x' is not a valid name"),
+        (
+            ["pipeline", "p.yaml", "--name", "/x", "--slurm", "--dry-run"],
+            "'/x' is not a valid name",
+        ),
         (["evaluate", "--temperature", "nan", "--dataset_name", "r.yaml"], "temperature: nan"),
         (["generate", "--top_k", "-7"], "top_k: -7 is negative"),
     ]
     for words, message in cases:
         done = r1nb(*words, cwd=tmp_path, runs=tmp_path / "runs")
         assert done.code == 2 and message in done.err, (words, done.err)
-        assert done.err.count("error:") == 1 and "Traceback" not in done.err and not done.out.strip(), (words, done.out)
+        assert (
+            done.err.count("error:") == 1 and "Traceback" not in done.err and not done.out.strip()
+        ), (words, done.out)
     assert sorted(set(os.listdir(tmp_path)) - {"out.txt", "err.txt"}) == before
 
 
@@ -534,4 +658,8 @@ def test_rates_out_of_range_are_refused_before_sampling(tmp_path, tiny_model, in
     command = [sys.executable, ROOT / "scripts/pass_rate.py", "--dataset_name", inputs["generate"]["dataset_name"],
                "--model_name_or_path", tiny_model, "--pass_rate_max", "2", "--run_dir", "run"]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and "pass_rate_max 2.0" in done.stderr and not (tmp_path / "run").exists()
+    assert (
+        done.returncode == 2
+        and "pass_rate_max 2.0" in done.stderr
+        and not (tmp_path / "run").exists()
+    )

@@ -43,7 +43,9 @@ def batch(tmp_path):
                "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": str(nodes),
                "SLURM_GPUS_ON_NODE": "8", "R1NB_RUNS": str(tmp_path / "runs"), **extra}  # fmt: skip
         command = ["bash", ROOT / "scripts/slurm" / script, *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+        )
         return done, dict(re.findall(r"^(R1NB_\w+)=(.*)$", done.stdout, re.M))
 
     return run
@@ -55,9 +57,14 @@ def test_sft_takes_model_dataset_accelerator(batch):
     job = json.loads(found["R1NB_JOB"])
     keys = {"model_name_or_path": "org/model", "dataset_name": "org/data", "learning_rate": "1e-5"}
     assert (job["stage"], job["overrides"]) == ("sft", keys)
-    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero2.yaml") and found["R1NB_PROCESSES"] == "8"
+    assert (
+        found["R1NB_ACCELERATOR"].endswith("accelerate/zero2.yaml")
+        and found["R1NB_PROCESSES"] == "8"
+    )
     _, found = batch("sft.slurm", "org/model", "org/data", "--learning_rate", "1e-5", nodes=2)
-    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml") and found["R1NB_NODES"] == "2"
+    assert (
+        found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml") and found["R1NB_NODES"] == "2"
+    )
 
 
 def test_evaluate_takes_model_task_and_tp(batch):
@@ -66,7 +73,9 @@ def test_evaluate_takes_model_task_and_tp(batch):
     job = json.loads(found["R1NB_JOB"])
     keys = {"model_name_or_path": "org/model", "tasks": ["math_500", "aime24"], "samples": "2"}
     assert (job["stage"], job["overrides"], job["num_processes"]) == ("evaluate", keys, 8)
-    assert found["R1NB_ACCELERATOR"].endswith("accelerate/ddp.yaml") and found["R1NB_PROCESSES"] == "8"
+    assert (
+        found["R1NB_ACCELERATOR"].endswith("accelerate/ddp.yaml") and found["R1NB_PROCESSES"] == "8"
+    )
     _, found = batch("evaluate.slurm", "org/model", "aime24", "tp")
     job = json.loads(found["R1NB_JOB"])
     assert job["overrides"]["tensor_parallel_size"] == "8" and found["R1NB_ACCELERATOR"] == "none"
@@ -90,7 +99,10 @@ def test_train_takes_the_options_of_open_r1(batch):
         (("--task", "sleep", "--config", "x"), "valid: sft, grpo"),
         (("--task", "sft", "--config", "nowhere.yaml"), "nowhere.yaml"),
         (("--task", "sft", "--lr", "1"), "unknown option --lr"),
-        (("--task", "sft", "--config", "scripts/recipes/quickstart.yaml#sft", "--tp", "2"), "--server"),
+        (
+            ("--task", "sft", "--config", "scripts/recipes/quickstart.yaml#sft", "--tp", "2"),
+            "--server",
+        ),
         (("--task",), "usage:"),
     ],
 )
@@ -112,16 +124,28 @@ def test_nodes_that_are_unlike(batch, tmp_path):
     Run(tmp_path / "run").update(stage="sft", status="queued")
     arguments = ("sft.slurm", "org/model", "org/data", "--output_dir", tmp_path / "run")
     done, found = batch(*arguments, nodes=3)
-    assert done.returncode == 0 and "3 node(s) checked in" in done.stdout and found["R1NB_NODES"] == "3", done.stderr
+    assert (
+        done.returncode == 0
+        and "3 node(s) checked in" in done.stdout
+        and found["R1NB_NODES"] == "3"
+    ), done.stderr
     done, found = batch(*arguments, nodes=3, FAKE_PATH_1=str(tmp_path / "old"))
     trl = importlib.metadata.version("trl")
     assert done.returncode == 1 and not found
-    assert f"the nodes do not fit together\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
-    assert Run(tmp_path / "run").manifest["error"].startswith("the nodes do not fit together: trl: 0.9 on node2")
+    assert (
+        f"the nodes do not fit together\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
+    )
+    assert (
+        Run(tmp_path / "run")
+        .manifest["error"]
+        .startswith("the nodes do not fit together: trl: 0.9 on node2")
+    )
     assert not list((tmp_path / "run" / "logs").glob(".nodes-*"))
     Run(tmp_path / "run").update(status="completed", error=None)
     done, _ = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"))
-    assert done.returncode == 1 and Run(tmp_path / "run").status == "completed"  # it says nothing about what is done
+    assert (
+        done.returncode == 1 and Run(tmp_path / "run").status == "completed"
+    )  # it says nothing about what is done
     done, found = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"), R1NB_NODES_WAIT="0")
     assert done.returncode == 0 and found and "checked" not in done.stdout
 
@@ -159,7 +183,10 @@ def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
     assert done.returncode == code and message in done.stdout, done.stdout + done.stderr
     assert ("R1NB_JOB" in found) == (code == 0)
     assert ("no weights" in done.stdout) == ("no weights" in server)
-    assert "server.py" not in subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
+    assert (
+        "server.py"
+        not in subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
+    )
 
 
 def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
@@ -176,11 +203,21 @@ def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
     )
     options = ("--hf-dataset", "AI-MO/NuminaMath-TIR", "--temperature", "0.6", "--prompt-column", "problem", "--model",
                "deepseek-ai/DeepSeek-R1", "--hf-output-dataset", "username/r1-dataset")  # fmt: skip
-    more = ("--server", f"{sys.executable} {tmp_path}/server.py", "--num-generations", "4", "--private")
+    more = (
+        "--server",
+        f"{sys.executable} {tmp_path}/server.py",
+        "--num-generations",
+        "4",
+        "--private",
+    )
     done, found = batch("generate.slurm", *options, *more, nodes=2)
     assert done.returncode == 0 and "asked: two" in done.stdout, done.stdout + done.stderr
     job = json.loads(found["R1NB_JOB"])
-    assert (job["stage"], found["R1NB_NODES"], found["R1NB_ACCELERATOR"]) == ("generate", "1", "none")
+    assert (job["stage"], found["R1NB_NODES"], found["R1NB_ACCELERATOR"]) == (
+        "generate",
+        "1",
+        "none",
+    )
     assert job["overrides"] == {
         "hf_dataset": "AI-MO/NuminaMath-TIR", "model": "deepseek-ai/DeepSeek-R1", "temperature": "0.6",
         "prompt_column": "problem", "hf_output_dataset": "username/r1-dataset", "num_generations": "4",
@@ -189,19 +226,38 @@ def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
     done, _ = batch("generate.slurm", "--hf-dataset", "org/data", "--model")
     assert done.returncode == 2 and "sbatch" in done.stderr
     done, _ = batch("generate.slurm", "--model=org/model")
-    assert done.returncode == 2 and "--hf-dataset are needed" in done.stderr and "--client-replicas" in done.stderr
+    assert (
+        done.returncode == 2
+        and "--hf-dataset are needed" in done.stderr
+        and "--client-replicas" in done.stderr
+    )
 
 
 def test_a_time_limit_while_the_server_loads(batch, tmp_path):
     "USR1 before the server answers: the job goes back into the queue, it is no failure."
     marker = tmp_path / "asked"
-    (tmp_path / "scontrol").write_text(f'#!/bin/bash\n[ "$1" = requeue ] && echo "$2" > {marker}\necho localhost\n')
-    (tmp_path / "sleep").write_text('#!/bin/bash\n[ "$1" = 30 ] || exec /bin/sleep "$@"\n')  # the pause after a requeue
+    (tmp_path / "scontrol").write_text(
+        f'#!/bin/bash\n[ "$1" = requeue ] && echo "$2" > {marker}\necho localhost\n'
+    )
+    (tmp_path / "sleep").write_text(
+        '#!/bin/bash\n[ "$1" = 30 ] || exec /bin/sleep "$@"\n'
+    )  # the pause after a requeue
     (tmp_path / "sleep").chmod(0o755)
     server = "bash -c 'kill -USR1 $PPID; sleep 3; exit 1'"
-    options = ("--hf-dataset", "org/data", "--model", "org/model", "--server", server, "--server-wait", "60")
+    options = (
+        "--hf-dataset",
+        "org/data",
+        "--model",
+        "org/model",
+        "--server",
+        server,
+        "--server-wait",
+        "60",
+    )
     done, found = batch("generate.slurm", *options)
-    assert marker.read_text().strip() == "7" and "back into the queue" in done.stdout, done.stdout + done.stderr
+    assert marker.read_text().strip() == "7" and "back into the queue" in done.stdout, (
+        done.stdout + done.stderr
+    )
     assert done.returncode == 1 and not found and "the end of its log" not in done.stdout
 
 
@@ -226,5 +282,8 @@ def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
 
     vllm = "vllm serve org/R1 --host 0.0.0.0 --port 8000 --tensor-parallel-size 8"
     assert serve(1, 0) == [vllm]
-    assert serve(2, 0) == ["ray start --head --port=8001 --block", f"{vllm} --distributed-executor-backend ray"]
+    assert serve(2, 0) == [
+        "ray start --head --port=8001 --block",
+        f"{vllm} --distributed-executor-backend ray",
+    ]
     assert serve(2, 1) == ["ray start --address=node1:8001 --block"]

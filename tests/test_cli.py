@@ -22,7 +22,10 @@ HEAVY = {"torch", "transformers", "trl", "papermill", "IPython", "pandas", "data
 
 def tree(folder):
     "Every path below `folder` with what it holds."
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
 
 
 @pytest.fixture
@@ -39,7 +42,9 @@ def here(tmp_path, monkeypatch):
 def command(here, monkeypatch, capfd):
     "`command(*arguments)`: exit code, output and messages of `r1nb` with its jobs run in this process."
     monkeypatch.setattr(
-        launch, "start_job", lambda job: launch.guarded(lambda: launch.execute_job(job), debug=job.debug)
+        launch,
+        "start_job",
+        lambda job: launch.guarded(lambda: launch.execute_job(job), debug=job.debug),
     )
 
     def run(*arguments):
@@ -72,8 +77,18 @@ def refused(command, here):
 @pytest.fixture
 def evaluation(here, tiny_model):
     "Arguments of an evaluation that would work."
-    (here / "sums.jsonl").write_text("".join(f'{{"problem": "{i} + 1 =", "answer": "{i + 1}"}}\n' for i in range(20)))
-    return ["evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", str(tiny_model), "--dtype", "float32"]
+    (here / "sums.jsonl").write_text(
+        "".join(f'{{"problem": "{i} + 1 =", "answer": "{i + 1}"}}\n' for i in range(20))
+    )
+    return [
+        "evaluate",
+        "--dataset_name",
+        "sums.jsonl",
+        "--model_name_or_path",
+        str(tiny_model),
+        "--dtype",
+        "float32",
+    ]
 
 
 # ---- answering at once -------------------------------------------------------------------------------------------
@@ -110,7 +125,11 @@ def test_help_and_version(tmp_path):
 
 def test_keys_are_listed_with_their_defaults(command):
     code, out, err = command("evaluate", "--keys", "num_")
-    assert code == 0 and "--num_problems  (None)\n      How many problems" in out and "--temperature" not in out
+    assert (
+        code == 0
+        and "--num_problems  (None)\n      How many problems" in out
+        and "--temperature" not in out
+    )
     assert all("num_" in line for line in out.splitlines() if line.startswith("--"))
 
 
@@ -118,9 +137,17 @@ def test_keys_are_listed_with_their_defaults(command):
 
 
 def test_an_unknown_key_is_named_with_the_nearest(refused, here, evaluation):
-    refused([*evaluation, "--num_problms", 3], "unknown key 'num_problms'", "did you mean 'num_problems'?")
+    refused(
+        [*evaluation, "--num_problms", 3],
+        "unknown key 'num_problms'",
+        "did you mean 'num_problems'?",
+    )
     (here / "r.yaml").write_text("dataset_name: sums.jsonl\ntemperatur: 1\n")
-    refused(["evaluate", "--config", "r.yaml"], "r.yaml: unknown key 'temperatur'", "did you mean 'temperature'?")
+    refused(
+        ["evaluate", "--config", "r.yaml"],
+        "r.yaml: unknown key 'temperatur'",
+        "did you mean 'temperature'?",
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +177,11 @@ def test_a_wrong_value_is_named_with_what_is_valid(refused, evaluation, key, val
         ("r.yaml", "seed: 1\nseed: 2\n", "line 2: key 'seed' stands in line 1 already"),
         ("r.yaml", "a: [1\n", "line 2"),
         ("r.yaml", "- a\n- b\n", "a mapping 'key: value' is expected, not a list"),
-        ("r.yaml#evalute", "stages: {evaluate: {}}", "no stage 'evalute'; did you mean 'evaluate'?"),
+        (
+            "r.yaml#evalute",
+            "stages: {evaluate: {}}",
+            "no stage 'evalute'; did you mean 'evaluate'?",
+        ),
         ("r.yaml", b"a: \xff\n", "r.yaml"),
     ],
 )
@@ -196,28 +227,47 @@ def test_traces_that_cannot_be_curated(refused, here, tiny_model):
     refused(arguments, "dataset_name: which traces?")
     (here / "t.jsonl").write_text('{"problem": "1 + 1 =", "answer": "2"}\n')
     refused(
-        [*arguments, "--dataset_name", "t.jsonl"], "t.jsonl, row 1: no column for 'completion'", "found problem, answer"
+        [*arguments, "--dataset_name", "t.jsonl"],
+        "t.jsonl, row 1: no column for 'completion'",
+        "found problem, answer",
     )
     pd.DataFrame({"problem": []}).to_parquet(here / "e.parquet")
     refused([*arguments, "--dataset_name", "e.parquet"], "e.parquet has no rows")
 
 
 def test_problems_that_the_scripted_teacher_cannot_work_out(refused, here, tiny_model):
-    (here / "legs.jsonl").write_text('{"problem": "How many legs do 3 cats have?", "answer": "12"}\n')
+    (here / "legs.jsonl").write_text(
+        '{"problem": "How many legs do 3 cats have?", "answer": "12"}\n'
+    )
     arguments = ["generate", "--dataset_name", "legs.jsonl", "--model_name_or_path", tiny_model]
-    refused([*arguments, "--teacher", "scripted"], "chains of sums and differences only", "How many legs")
+    refused(
+        [*arguments, "--teacher", "scripted"],
+        "chains of sums and differences only",
+        "How many legs",
+    )
     refused([*arguments, "--teacher", "script"], "did you mean 'scripted'?")
 
 
 def test_more_problems_than_a_task_has(refused, evaluation):
-    task = ["--dataset_name", TASK["dataset_name"], "--dataset_kwargs", "{max_terms: 2, max_digits: 1}"]
-    refused([*evaluation, *task, "--num_problems", 5000], "has only", "num_problems 5000 asks for more")
+    task = [
+        "--dataset_name",
+        TASK["dataset_name"],
+        "--dataset_kwargs",
+        "{max_terms: 2, max_digits: 1}",
+    ]
+    refused(
+        [*evaluation, *task, "--num_problems", 5000], "has only", "num_problems 5000 asks for more"
+    )
     refused([*evaluation, *task[:2], "--dataset_kwargs", "{max_term: 2}"], "max_term")
 
 
 def test_a_model_that_is_not_there(refused, here, evaluation):
     (here / "models" / "small").mkdir(parents=True)
-    refused([*evaluation, "--model_name_or_path", "./models/smal"], "'./models/smal' is no", "did you mean 'small'?")
+    refused(
+        [*evaluation, "--model_name_or_path", "./models/smal"],
+        "'./models/smal' is no",
+        "did you mean 'small'?",
+    )
     refused([*evaluation, "--model_name_or_path", "models/small"], "models/small: no config.json")
     refused([*evaluation, "--model_name_or_path", here / "gone" / "model"], "gone does not exist")
     refused([*evaluation, "--models", "{base: ./nothing}"], "./nothing")
@@ -227,9 +277,13 @@ def test_a_model_that_is_not_there(refused, here, evaluation):
 def small_disk(tmp_path_factory):
     "A file system of one MiB."
     folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode:
-        pytest.skip(f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}")
+        pytest.skip(
+            f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}"
+        )
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -238,8 +292,14 @@ def test_an_output_folder_that_cannot_be(refused, here, evaluation):
     (here / "file").write_text("")
     for option in ("--run-dir", "--run_dir", "--output_dir"):
         refused([*evaluation, option, "file"], "is a file", "choose another")
-    refused([*evaluation, "--run-dir", "file/below/it"], f"{here / 'file'} is a file", "choose another")
-    refused([*evaluation, "--run-dir", "/proc/r1nb-test"], "/proc/r1nb-test cannot be written", "choose another")
+    refused(
+        [*evaluation, "--run-dir", "file/below/it"], f"{here / 'file'} is a file", "choose another"
+    )
+    refused(
+        [*evaluation, "--run-dir", "/proc/r1nb-test"],
+        "/proc/r1nb-test cannot be written",
+        "choose another",
+    )
 
 
 def test_an_output_folder_on_a_full_disk(refused, small_disk, evaluation):
@@ -255,7 +315,11 @@ def test_settings_that_cannot_be_read(refused, here, evaluation, monkeypatch):
     settings_file = here / "site.ini"
     settings_file.write_text("[paths]\nruns = runs\n[slurm]\npartiton = a\n")
     monkeypatch.setenv("R1NB_SETTINGS", str(settings_file))
-    for arguments in (evaluation, ["runs"], ["pipeline", str(ROOT / "scripts" / "recipes" / "quickstart.yaml")]):
+    for arguments in (
+        evaluation,
+        ["runs"],
+        ["pipeline", str(ROOT / "scripts" / "recipes" / "quickstart.yaml")],
+    ):
         settings.settings.cache_clear()
         refused(arguments, "unknown key 'partiton' in [slurm]; did you mean 'partition'?")
 
@@ -310,11 +374,23 @@ stages:
     [
         ("evalute: {}", "", "stage 'evalute': unknown stage 'evalute'; did you mean 'evaluate'?"),
         ("score: {stage: evalute}", "", "stage 'score': unknown stage 'evalute'"),
-        ('evaluate: {model_name_or_path: "${sft}"}', "", "evaluate.model_name_or_path: ${sft} is no earlier stage"),
+        (
+            'evaluate: {model_name_or_path: "${sft}"}',
+            "",
+            "evaluate.model_name_or_path: ${sft} is no earlier stage",
+        ),
         ('evaluate: {models: {a: "${evaluate}"}}', "", "${evaluate} is no earlier stage"),
-        ("evaluate: {}\nstagse: {}", "", "unknown key 'stagse' of a pipeline; did you mean 'stages'?"),
+        (
+            "evaluate: {}\nstagse: {}",
+            "",
+            "unknown key 'stagse' of a pipeline; did you mean 'stages'?",
+        ),
         ("evaluate: {}", "--from evalute", "no stage 'evalute'"),
-        ("evaluate: {}", "--evalute.num_problems 3", "overrides of a pipeline are written stage.key"),
+        (
+            "evaluate: {}",
+            "--evalute.num_problems 3",
+            "overrides of a pipeline are written stage.key",
+        ),
         ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are written stage.key"),
     ],
 )
@@ -326,17 +402,28 @@ def test_a_pipeline_recipe_with_a_slip(refused, here, tiny_model, last, options,
 @pytest.mark.parametrize(
     "last, words",
     [
-        ("evaluate: {num_problms: 3}", ["p.yaml#evaluate: unknown key 'num_problms'", "did you mean 'num_problems'?"]),
+        (
+            "evaluate: {num_problms: 3}",
+            ["p.yaml#evaluate: unknown key 'num_problms'", "did you mean 'num_problems'?"],
+        ),
         ("evaluate: {num_problems: many}", ["p.yaml#evaluate: num_problems: 'many'"]),
-        ("evaluate: {model_name_or_path: MODEL, dataset_name: gone.jsonl}", ["evaluate", "gone.jsonl does not exist"]),
+        (
+            "evaluate: {model_name_or_path: MODEL, dataset_name: gone.jsonl}",
+            ["evaluate", "gone.jsonl does not exist"],
+        ),
         ("evaluate: {model_name_or_path: ./gone}", ["evaluate", "'./gone' is no folder"]),
-        ("grpo: {model_name_or_path: MODEL, reward_funcs: [acuracy]}", ["grpo", "did you mean 'accuracy'?"]),
+        (
+            "grpo: {model_name_or_path: MODEL, reward_funcs: [acuracy]}",
+            ["grpo", "did you mean 'accuracy'?"],
+        ),
     ],
     ids=["key", "type", "dataset", "model", "reward"],
 )
 def test_the_last_stage_is_checked_before_the_first_starts(tmp_path, tiny_model, last, words):
     recipe, runs = tmp_path / "p.yaml", tmp_path / "runs"
-    recipe.write_text(PIPELINE.format(model=tiny_model, last=last.replace("MODEL", str(tiny_model))))
+    recipe.write_text(
+        PIPELINE.format(model=tiny_model, last=last.replace("MODEL", str(tiny_model)))
+    )
     result = r1nb("pipeline", "p.yaml", cwd=tmp_path, runs=runs)
     assert result.code == 2, result.err
     assert "Traceback" not in result.err and result.out == "" and not runs.exists()
@@ -351,23 +438,55 @@ def test_the_last_stage_is_checked_before_the_first_starts(tmp_path, tiny_model,
 def test_bad_input_through_the_real_command(tmp_path, tiny_model):
     "One case a process: a stage with TRL's configuration, one without, an unknown command."
     runs = tmp_path / "runs"
-    grpo = ["grpo", "--dataset_name", TASK["dataset_name"], "--num_problems", 4, "--model_name_or_path", tiny_model]
+    grpo = [
+        "grpo",
+        "--dataset_name",
+        TASK["dataset_name"],
+        "--num_problems",
+        4,
+        "--model_name_or_path",
+        tiny_model,
+    ]
     (tmp_path / "d.jsonl").write_text(LINE * 16 + "{\n")
     for arguments, words in [
-        ([*grpo, "--reward_funcs", "acuracy"], "unknown reward 'acuracy'; did you mean 'accuracy'?"),
-        ([*grpo, "--learning_rat", "1e-4"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
-        (["evaluate", "--dataset_name", "d.jsonl", "--model_name_or_path", tiny_model], "d.jsonl, line 17"),
+        (
+            [*grpo, "--reward_funcs", "acuracy"],
+            "unknown reward 'acuracy'; did you mean 'accuracy'?",
+        ),
+        (
+            [*grpo, "--learning_rat", "1e-4"],
+            "unknown key 'learning_rat'; did you mean 'learning_rate'?",
+        ),
+        (
+            ["evaluate", "--dataset_name", "d.jsonl", "--model_name_or_path", tiny_model],
+            "d.jsonl, line 17",
+        ),
         (["evalute"], "invalid choice: 'evalute'"),
     ]:
         result = r1nb(*arguments, cwd=tmp_path, runs=runs)
         assert result.code == 2, result.err
-        assert words in result.err and "Traceback" not in result.err and result.out == "" and not runs.exists()
+        assert (
+            words in result.err
+            and "Traceback" not in result.err
+            and result.out == ""
+            and not runs.exists()
+        )
 
 
 def test_doctor(tmp_path):
     result = r1nb("doctor", cwd=tmp_path, runs=tmp_path / "runs")
     lines = {line[:16].strip(): line for line in result.out.splitlines()[2:]}
-    assert {"machine", "settings", "torch", "trl", "run folder", "CUDA", "vLLM", "Slurm", "Hub"} <= set(lines)
+    assert {
+        "machine",
+        "settings",
+        "torch",
+        "trl",
+        "run folder",
+        "CUDA",
+        "vLLM",
+        "Slurm",
+        "Hub",
+    } <= set(lines)
     import torch
 
     assert " ok " in lines["torch"] and torch.__version__ in lines["torch"]
@@ -409,7 +528,14 @@ def test_runs_and_show(command, here):
 
     code, out, err = command("show", "sft/a")
     assert code == 0
-    for words in ("stage: sft", "status: completed", "learning_rate: 0.0001", "seed: 3", "steps: 2", "revision:"):
+    for words in (
+        "stage: sft",
+        "status: completed",
+        "learning_rate: 0.0001",
+        "seed: 3",
+        "steps: 2",
+        "revision:",
+    ):
         assert words in out or words == "revision:" and not (ROOT / ".git").exists()
     assert "error: 'ZeroDivisionError: by zero'" in command("show", b.path)[1]
     code, out, err = command("show", "a")
@@ -444,7 +570,11 @@ def test_a_run_is_followed_and_cancelled(tmp_path):
     process = start("run", "ticks.ipynb", "--run-dir", "runs/one", cwd=tmp_path, runs=runs)
     wait_for(lambda: log.exists() and "tick 9\n" in log.read_text(), "ten ticks", process)
     follower = start("logs", "one", "-f", cwd=tmp_path / "follow", runs=runs)
-    wait_for(lambda: "tick 0\n" in (tmp_path / "follow/out.txt").read_text(), "what was printed", follower)
+    wait_for(
+        lambda: "tick 0\n" in (tmp_path / "follow/out.txt").read_text(),
+        "what was printed",
+        follower,
+    )
     (tmp_path / "cancel").mkdir()
     cancelled = r1nb("cancel", "one", cwd=tmp_path / "cancel", runs=runs)
     assert cancelled.code == 0 and "asked to stop" in cancelled.out, cancelled.err

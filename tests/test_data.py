@@ -22,7 +22,9 @@ def script(name, *arguments, cwd, deadline=300):
     "A script of `scripts/` in a process."
     env = {**os.environ, "R1NB_RUNS": str(cwd / "runs"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=deadline)
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=deadline
+    )
 
 
 def free_port():
@@ -37,7 +39,9 @@ def server(tiny_model):
     started = []
 
     def serve(port):
-        process = subprocess.Popen([sys.executable, ROOT / "tests/model_server.py", tiny_model, str(port)])
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "tests/model_server.py", tiny_model, str(port)]
+        )
         started.append(process)
         return process
 
@@ -111,13 +115,19 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     server(ports[1])
     result = succeeds(*arguments, cwd=tmp_path)
     rows = read_log(file)
-    assert len(rows) == len({(r["problem_id"], r["sample"]) for r in rows}) == 120  # none lost, none twice
+    assert (
+        len(rows) == len({(r["problem_id"], r["sample"]) for r in rows}) == 120
+    )  # none lost, none twice
     assert all(r["text"] == before.get((r["problem_id"], r["sample"]), r["text"]) for r in rows)
     assert "tok/s" in result.err
     from datasets import load_dataset
 
-    published = load_dataset(str(tmp_path / "published"), cache_dir=str(tmp_path / "cache"))["train"]
-    assert len(published) == 120 and set(published["problem"]) == {f"What is {a} + {a + 1}?" for a in range(30)}
+    published = load_dataset(str(tmp_path / "published"), cache_dir=str(tmp_path / "cache"))[
+        "train"
+    ]
+    assert len(published) == 120 and set(published["problem"]) == {
+        f"What is {a} + {a + 1}?" for a in range(30)
+    }
     card = (tmp_path / "published/README.md").read_text()
     assert "temperature: 0.8" in card and "num_generations: 4" in card and "Reason." in card
     assert Run(tmp_path / "run").manifest["summary"]["published"] == str(tmp_path / "published")
@@ -127,9 +137,15 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     ("arguments", "words"),
     [
         (("--prompt_template", "Solve it"), ("does not use {{ instruction }}",)),
-        (("--prompt_template", "{{ instruction }} {{ ''.__class__ }}"), ("only {{ instruction }} is replaced",)),
+        (
+            ("--prompt_template", "{{ instruction }} {{ ''.__class__ }}"),
+            ("only {{ instruction }} is replaced",),
+        ),
         (("--prompt_template", "{{ problem }}"), ("unknown name 'problem'",)),
-        (("--prompt_template", "{% for c in instruction %}{{ c }}{% endfor %}"), ("unknown name 'c'",)),
+        (
+            ("--prompt_template", "{% for c in instruction %}{{ c }}{% endfor %}"),
+            ("unknown name 'c'",),
+        ),
         (("--prompt_column", "prompt"), ("row 1: no column 'prompt'", "question, extra")),
         (("--hub_dataset", "owner/x"), ("owner/x cannot be pushed to", "offline")),
         (("--hub_dataset", "traces"), ("'traces' is no Hub id",)),
@@ -179,18 +195,25 @@ def test_a_distilabel_pipeline_draws_the_same(tiny_model, tmp_path):
         4,
     )
     succeeds(*options, "--run-dir", "direct", cwd=tmp_path)
-    process = start(*options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path, runs=tmp_path)
+    process = start(
+        *options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path, runs=tmp_path
+    )
     wait_for(lambda: read_log(tmp_path / "piped/dataset/traces.jsonl"), "a first trace", process)
     process.send_signal(signal.SIGTERM)
     assert finish(process, tmp_path).code in (0, 143)
     wait_for(
         lambda: (
-            str(tmp_path) not in subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
+            str(tmp_path)
+            not in subprocess.run(
+                ["ps", "-ww", "-eo", "args"], capture_output=True, text=True
+            ).stdout
         ),
         "an end of its processes",
     )
     succeeds(*options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path)
-    a, b = (pd.read_parquet(tmp_path / name / "dataset/train.parquet") for name in ("direct", "piped"))
+    a, b = (
+        pd.read_parquet(tmp_path / name / "dataset/train.parquet") for name in ("direct", "piped")
+    )
     assert len(a) == 12 and a.completion.tolist() == b.completion.tolist()
     from datasets import load_from_disk
 
@@ -241,7 +264,10 @@ def traces(tmp_path):
             "answer": str(2 * i + 1),
         }
         good = right.format(a=i, b=i + 1, c=2 * i + 1)
-        rows += [{**base, "completion": good}, {**base, "completion": good.replace(f"{{{2 * i + 1}}}", "{-5}")}]
+        rows += [
+            {**base, "completion": good},
+            {**base, "completion": good.replace(f"{{{2 * i + 1}}}", "{-5}")},
+        ]
     asked = {"problem": "What is 1 + 1?", "answer": "2"}
     rows += [
         {**asked, "completion": t}
@@ -260,13 +286,20 @@ def traces(tmp_path):
 def test_every_step_of_curate(traces, tiny_model, tmp_path):
     "Of each step one that must go and one that must stay; what matched is listed; the split is by problem."
     (tmp_path / "test.jsonl").write_text(
-        json.dumps({"problem": "Then Person 7 has 7 apples and buys 8 more. Say how many.", "answer": "15"}) + "\n"
+        json.dumps(
+            {"problem": "Then Person 7 has 7 apples and buys 8 more. Say how many.", "answer": "15"}
+        )
+        + "\n"
     )
-    rates = pd.DataFrame([{"problem": r["problem"], "i": i // 2} for i, r in enumerate(read_log(traces))])
+    rates = pd.DataFrame(
+        [{"problem": r["problem"], "i": i // 2} for i, r in enumerate(read_log(traces))]
+    )
     from r1nb.problems import problem_id
 
     ids = [problem_id(p) for p in rates.problem]
-    pd.DataFrame({"problem_id": ids, "correct": [i < 38 for i in rates.i]}).to_parquet(tmp_path / "rates.parquet")
+    pd.DataFrame({"problem_id": ids, "correct": [i < 38 for i in rates.i]}).to_parquet(
+        tmp_path / "rates.parquet"
+    )
     (tmp_path / "recipe.yaml").write_text(
         "dataset_name: traces.jsonl\n"
         "steps: [format, correct, language, repetition, distinct, decontaminate, pass_rate, per_problem]\n"
@@ -284,7 +317,10 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
         "./corpus",
     )
     succeeds(*options, cwd=tmp_path)
-    counts = {r["step"]: r["removed"] for r in json.loads((tmp_path / "run/results/funnel.json").read_text())}
+    counts = {
+        r["step"]: r["removed"]
+        for r in json.loads((tmp_path / "run/results/funnel.json").read_text())
+    }
     assert counts == {
         "traces": 0,
         "format": 1,
@@ -299,9 +335,17 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
     removed = {r["step"]: r for r in read_log(tmp_path / "run/results/removed.jsonl")}
     assert "han" in removed["language"]["reason"] and "repeated" in removed["repetition"]["reason"]
     (match,) = read_log(tmp_path / "run/results/decontaminate.jsonl")
-    assert "person 7 has 7 apples and buys 8 more." in match["reason"] and match["problem"].startswith("Person 7")
-    train, heldout = (pd.read_parquet(tmp_path / f"run/dataset/{s}.parquet") for s in ("train", "heldout"))
-    assert len(train) + len(heldout) == 37 and not set(train.problem_id) & set(heldout.problem_id) and len(heldout) > 3
+    assert "person 7 has 7 apples and buys 8 more." in match["reason"] and match[
+        "problem"
+    ].startswith("Person 7")
+    train, heldout = (
+        pd.read_parquet(tmp_path / f"run/dataset/{s}.parquet") for s in ("train", "heldout")
+    )
+    assert (
+        len(train) + len(heldout) == 37
+        and not set(train.problem_id) & set(heldout.problem_id)
+        and len(heldout) > 3
+    )
     assert not (tmp_path / "run/work").exists()
     from datasets import load_dataset
 
@@ -328,12 +372,18 @@ def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
     succeeds(*options, cwd=tmp_path)
     table = pd.read_parquet(tmp_path / "run/dataset/train.parquet")
     of_problem = table[table.problem.str.startswith("Person")].problem_id.value_counts()
-    assert len(of_problem) == 40 and set(of_problem) == {2, 4} and 8 <= (of_problem == 4).sum() <= 32
+    assert (
+        len(of_problem) == 40 and set(of_problem) == {2, 4} and 8 <= (of_problem == 4).sum() <= 32
+    )
     both = ("--weights", 1, 0.5, "--heldout_fraction", 0.4, "--run-dir", "both")
     succeeds(*options[:4], *both, *options[7:-2], cwd=tmp_path)
     sides = [pd.read_parquet(tmp_path / f"both/dataset/{s}.parquet") for s in ("train", "heldout")]
-    twice = [(t.problem_id.value_counts() == 4).mean() for t in sides]  # the weight knows nothing of the split
-    assert not set(sides[0].problem_id) & set(sides[1].problem_id) and all(0.1 < share < 0.9 for share in twice)
+    twice = [
+        (t.problem_id.value_counts() == 4).mean() for t in sides
+    ]  # the weight knows nothing of the split
+    assert not set(sides[0].problem_id) & set(sides[1].problem_id) and all(
+        0.1 < share < 0.9 for share in twice
+    )
     bad = r1nb(*options[:6], 1, 0.5, 0.2, *options[8:], "--force", cwd=tmp_path, runs=tmp_path)
     assert bad.code == 2 and "weights" in bad.err
 
@@ -343,14 +393,28 @@ def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
     [
         (("--steps", "corect"), ("did you mean 'correct'?",)),
         (("--steps", "decontaminate", "--benchmarks", "aime99"), ("aime99",)),
-        (("--steps", "decontaminate", "--benchmarks", "none.jsonl"), ("none.jsonl does not exist",)),
-        (("--steps", "pass_rate", "--pass_rates", "traces.jsonl"), ("pass_rate (or correct) are needed",)),
+        (
+            ("--steps", "decontaminate", "--benchmarks", "none.jsonl"),
+            ("none.jsonl does not exist",),
+        ),
+        (
+            ("--steps", "pass_rate", "--pass_rates", "traces.jsonl"),
+            ("pass_rate (or correct) are needed",),
+        ),
         (("--scripts", "latin", "greek"), ("scripts: 'greek'",)),
         (("--min_pass_rate", 0.9, "--max_pass_rate", 0.1), ("min_pass_rate: 0.9 is above",)),
     ],
 )
 def test_what_curate_refuses(traces, tiny_model, tmp_path, arguments, words):
-    options = ("curate", "--dataset_name", "traces.jsonl", "--model_name_or_path", tiny_model, "--run-dir", "run")
+    options = (
+        "curate",
+        "--dataset_name",
+        "traces.jsonl",
+        "--model_name_or_path",
+        tiny_model,
+        "--run-dir",
+        "run",
+    )
     result = r1nb(*options, *arguments, cwd=tmp_path, runs=tmp_path)
     assert result.code == 2 and all(w in result.err for w in words), result.err
     assert not (tmp_path / "run").exists()
@@ -361,7 +425,11 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
     rows, copies = read_log(traces), 180  # so many that the kill comes before the end
     big = tmp_path / "big.jsonl"
     big.write_text(
-        "".join(json.dumps({**r, "problem": f"{k}: {r['problem']}"}) + "\n" for k in range(copies) for r in rows)
+        "".join(
+            json.dumps({**r, "problem": f"{k}: {r['problem']}"}) + "\n"
+            for k in range(copies)
+            for r in rows
+        )
     )
     options = (
         "curate",
@@ -386,30 +454,56 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
     records[0] = 0  # what a second look would judge to be right
     judged.write_bytes(records)
     succeeds(*options, cwd=tmp_path)
-    counts = [(r["step"], r["kept"]) for r in json.loads((tmp_path / "run/results/funnel.json").read_text())]
-    assert counts == [("traces", copies * 85), ("correct", copies * 45 - 1), ("distinct", copies * 44 - 1)]
+    counts = [
+        (r["step"], r["kept"])
+        for r in json.loads((tmp_path / "run/results/funnel.json").read_text())
+    ]
+    assert counts == [
+        ("traces", copies * 85),
+        ("correct", copies * 45 - 1),
+        ("distinct", copies * 44 - 1),
+    ]
 
 
 def test_decontaminate_marks_or_removes(tmp_path):
     "Every planted problem is found, nothing else, all columns stay, and without --cleanup rows are only marked."
     planted = [
-        f"Find the number of apples that are left when {i} friends share them evenly at the market." for i in range(20)
+        f"Find the number of apples that are left when {i} friends share them evenly at the market."
+        for i in range(20)
     ]
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"problem": p, "answer": "1"}) + "\n" for p in planted))
+    (tmp_path / "test.jsonl").write_text(
+        "".join(json.dumps({"problem": p, "answer": "1"}) + "\n" for p in planted)
+    )
     rows = [
-        {"id": i, "task": p if i % 2 else f"Compute the {i}-th prime and explain how one finds it quickly."}
+        {
+            "id": i,
+            "task": p
+            if i % 2
+            else f"Compute the {i}-th prime and explain how one finds it quickly.",
+        }
         for i, p in enumerate(p for p in planted for _ in range(2))
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "mine.parquet")
-    options = ("--dataset", "mine.parquet", "--problem_column", "task", "--benchmarks", "test.jsonl")
+    options = (
+        "--dataset",
+        "mine.parquet",
+        "--problem_column",
+        "task",
+        "--benchmarks",
+        "test.jsonl",
+    )
     done = script("decontaminate.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     marked = pd.read_parquet(tmp_path / "mine_decontaminated/data")
-    assert marked["contaminated_test.jsonl"].tolist() == [i % 2 == 1 for i in range(40)] and marked.id.tolist() == list(
-        range(40)
+    assert marked["contaminated_test.jsonl"].tolist() == [
+        i % 2 == 1 for i in range(40)
+    ] and marked.id.tolist() == list(range(40))
+    done = script(
+        "decontaminate.py", *options, "--cleanup", "--new_dataset_name", "./clean", cwd=tmp_path
     )
-    done = script("decontaminate.py", *options, "--cleanup", "--new_dataset_name", "./clean", cwd=tmp_path)
-    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["contaminated"] == {"test.jsonl": 20}
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["contaminated"] == {
+        "test.jsonl": 20
+    }
     assert pd.read_parquet(tmp_path / "clean/data").id.tolist() == list(range(0, 40, 2))
     assert len(read_log(tmp_path / "clean/matches.jsonl")) == 20
     for wrong, word in (
@@ -426,7 +520,10 @@ def test_decontaminate_marks_or_removes(tmp_path):
 def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
     "compute_pass_rate.py's arguments; a second range is rated without drawing; curate takes the run."
     (tmp_path / "p.jsonl").write_text(
-        "".join(json.dumps({"problem": f"What is {a} + 1?", "answer": str(a + 1)}) + "\n" for a in range(6))
+        "".join(
+            json.dumps({"problem": f"What is {a} + 1?", "answer": str(a + 1)}) + "\n"
+            for a in range(6)
+        )
     )
     options = (
         "--dataset_name",
@@ -450,14 +547,18 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
     )
     done = script("pass_rate.py", *options, "--output_dataset_name", "./rated", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "4 problems: 0 with a pass rate from 0.1 to 0.9, 4 never solved" in done.stdout  # a random model
+    assert (
+        "4 problems: 0 with a pass rate from 0.1 to 0.9, 4 never solved" in done.stdout
+    )  # a random model
     drawn = (tmp_path / "run/dataset/traces.jsonl").stat().st_mtime_ns
     again = script("pass_rate.py", *options, "--pass_rate_min", 0, cwd=tmp_path)
     assert again.returncode == 0 and "4 with a pass rate from 0.0 to 0.9" in again.stdout
     assert (tmp_path / "run/dataset/traces.jsonl").stat().st_mtime_ns == drawn
     from datasets import load_dataset
 
-    rows = load_dataset(str(tmp_path / "rated"), "default", cache_dir=str(tmp_path / "cache"))["train"]
+    rows = load_dataset(str(tmp_path / "rated"), "default", cache_dir=str(tmp_path / "cache"))[
+        "train"
+    ]
     assert len(rows) == 4 and [len(r) for r in rows["pass_rate_generations"]] == [4] * 4
     refused = script("pass_rate.py", "--dataset_name", "p.jsonl", cwd=tmp_path)
     assert refused.returncode == 2 and "--model_name_or_path is needed" in refused.stderr
@@ -478,9 +579,9 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
         cwd=tmp_path,
         runs=tmp_path,
     )
-    assert kept.code == 0 and len(pd.read_parquet(Path(tmp_path) / "kept/dataset/train.parquet")) == 16, kept.err[
-        -2000:
-    ]
+    assert (
+        kept.code == 0 and len(pd.read_parquet(Path(tmp_path) / "kept/dataset/train.parquet")) == 16
+    ), kept.err[-2000:]
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
@@ -519,17 +620,33 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 
 def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
     "The range is inclusive, also for numbers that have no exact binary form."
-    rows = [{"problem": f"p{i}", "completion": "x", "pass_rate": i / 10, "num_tokens": 1} for i in range(11)]
+    rows = [
+        {"problem": f"p{i}", "completion": "x", "pass_rate": i / 10, "num_tokens": 1}
+        for i in range(11)
+    ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     options = ("--min_pass_rate", 0.2, "--max_pass_rate", 0.7, "--model_name_or_path", tiny_model)
-    command = ("curate", "--dataset_name", "t.jsonl", "--steps", "pass_rate", *options, "--run-dir", "run")
+    command = (
+        "curate",
+        "--dataset_name",
+        "t.jsonl",
+        "--steps",
+        "pass_rate",
+        *options,
+        "--run-dir",
+        "run",
+    )
     succeeds(*command, cwd=tmp_path)
-    assert pd.read_parquet(tmp_path / "run/dataset/train.parquet").problem.tolist() == [f"p{i}" for i in range(2, 8)]
+    assert pd.read_parquet(tmp_path / "run/dataset/train.parquet").problem.tolist() == [
+        f"p{i}" for i in range(2, 8)
+    ]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/README.md").write_text("# not a dataset of r1nb")
     refused = r1nb(*command, "--hub_dataset", "./mine", "--force", cwd=tmp_path, runs=tmp_path)
     assert (
-        refused.code == 2 and "no dataset that r1nb has written" in refused.err and (tmp_path / "run/dataset").exists()
+        refused.code == 2
+        and "no dataset that r1nb has written" in refused.err
+        and (tmp_path / "run/dataset").exists()
     )
 
 

@@ -34,7 +34,9 @@ def start(command, **kwargs):
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **kwargs.pop("env", {})}
     env.pop("MPLBACKEND", None)
     pipe = subprocess.PIPE
-    return subprocess.Popen(list(map(str, command)), stdout=pipe, stderr=pipe, text=True, env=env, **kwargs)
+    return subprocess.Popen(
+        list(map(str, command)), stdout=pipe, stderr=pipe, text=True, env=env, **kwargs
+    )
 
 
 def finish(process):
@@ -126,17 +128,44 @@ def test_outputs_of_every_kind(tmp_path):
     assert rc == 0, err
     cells = record(tmp_path)
     assert set(states(cells)) == {"completed"}
-    assert all(c.metadata.papermill.duration >= 0 and c.execution_count == i + 1 for i, c in enumerate(cells))
-    stream, logs, value, quiet, frame, inline, agg, first, update, cleared, shell, awaited, _, forked, image = cells[2:]
+    assert all(
+        c.metadata.papermill.duration >= 0 and c.execution_count == i + 1
+        for i, c in enumerate(cells)
+    )
+    (
+        stream,
+        logs,
+        value,
+        quiet,
+        frame,
+        inline,
+        agg,
+        first,
+        update,
+        cleared,
+        shell,
+        awaited,
+        _,
+        forked,
+        image,
+    ) = cells[2:]
     assert (text(stream), text(stream, "stderr")) == ("out 7\n", "err\n")
     assert "logged" in text(logs, "stderr") and "UserWarning: warned" in text(logs, "stderr")
     result = {"output_type": "execute_result", "data": {"text/plain": "'value'"}, "metadata": {}}
     assert value.outputs == [{**result, "execution_count": value.execution_count}]
     assert quiet.outputs == []
-    assert "<table" in frame.outputs[0].data["text/html"] and "7" in frame.outputs[0].data["text/plain"]
+    assert (
+        "<table" in frame.outputs[0].data["text/html"]
+        and "7" in frame.outputs[0].data["text/plain"]
+    )
     assert [o.output_type for o in inline.outputs] == ["display_data", "stream", "display_data"]
-    assert all(o.data["image/png"].startswith("iVBOR") for o in [inline.outputs[0], inline.outputs[2], agg.outputs[0]])
-    assert first.outputs[0].data["text/plain"] == "'second'" and first.outputs[1].data["application/json"] == {"a": 1}
+    assert all(
+        o.data["image/png"].startswith("iVBOR")
+        for o in [inline.outputs[0], inline.outputs[2], agg.outputs[0]]
+    )
+    assert first.outputs[0].data["text/plain"] == "'second'" and first.outputs[1].data[
+        "application/json"
+    ] == {"a": 1}
     assert update.outputs == []
     assert text(cleared) == "kept\n"
     assert text(shell).startswith("from the shell\n") and "Wall time" in text(shell)
@@ -144,7 +173,10 @@ def test_outputs_of_every_kind(tmp_path):
     assert forked.outputs[0].data["text/plain"] == "[2]"
     assert image.outputs[0].data["image/png"].startswith("iVBOR")
     nb = json.loads((tmp_path / "out.ipynb").read_text())
-    assert nb["metadata"]["language_info"]["name"] == "python" and nb["metadata"]["papermill"]["exception"] is None
+    assert (
+        nb["metadata"]["language_info"]["name"] == "python"
+        and nb["metadata"]["papermill"]["exception"] is None
+    )
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
 
 
@@ -211,7 +243,10 @@ def test_tags(tmp_path):
         ({"kernelspec": {"name": "julia-1.10", "display_name": "Julia 1.10"}}, "julia"),
         ({"kernelspec": {"name": "mine", "display_name": "x", "language": "bash"}}, "bash"),
         ({"language_info": {"name": "julia"}}, "julia"),
-        ({"kernelspec": {"name": "python2", "language": "python", "display_name": "x"}}, "python 2"),
+        (
+            {"kernelspec": {"name": "python2", "language": "python", "display_name": "x"}},
+            "python 2",
+        ),
     ],
 )
 def test_only_python(tmp_path, metadata, language):
@@ -220,7 +255,9 @@ def test_only_python(tmp_path, metadata, language):
 
     nb = new_notebook(cells=[new_code_cell("open('ran', 'w')")], metadata=metadata)
     nbformat.write(nb, tmp_path / "in.ipynb")
-    with pytest.raises(InputError, match=f"in.ipynb: a notebook in {language}; the engine r1nb runs python"):
+    with pytest.raises(
+        InputError, match=f"in.ipynb: a notebook in {language}; the engine r1nb runs python"
+    ):
         run_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb")
     if language in ("r", "julia"):
         rc, out, err = papermill(tmp_path, tmp_path / "in.ipynb", "-k", "python3", "-l", "python")
@@ -244,7 +281,8 @@ def test_progress_bars_are_one_line_and_live(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "signum, ename, rc", [(signal.SIGTERM, "Terminated", 1), (signal.SIGINT, "KeyboardInterrupt", -2)]
+    "signum, ename, rc",
+    [(signal.SIGTERM, "Terminated", 1), (signal.SIGINT, "KeyboardInterrupt", -2)],
 )
 def test_signals_complete_the_record(ticking, signum, ename, rc):
     folder, process = ticking
@@ -291,7 +329,9 @@ def test_a_silent_cell_is_saved_too(tmp_path):
     process = start([*PAPERMILL, "--autosave-cell-every", "1", path, tmp_path / "out.ipynb"])
     out = tmp_path / "out.ipynb"
     try:
-        wait_for(lambda: out.exists() and '"last words' in out.read_text(), "autosave of a silent cell")
+        wait_for(
+            lambda: out.exists() and '"last words' in out.read_text(), "autosave of a silent cell"
+        )
     finally:
         process.kill()
         process.communicate()
@@ -299,7 +339,10 @@ def test_a_silent_cell_is_saved_too(tmp_path):
 
 
 def test_handlers_and_streams_are_restored(tmp_path):
-    path = write(tmp_path, "import os, signal\nassert callable(signal.getsignal(signal.SIGTERM))\nv = os.getcwd(); v")
+    path = write(
+        tmp_path,
+        "import os, signal\nassert callable(signal.getsignal(signal.SIGTERM))\nv = os.getcwd(); v",
+    )
     code = f"""if 1:
         import signal, sys, os
         from r1nb.engine import run_notebook
@@ -323,7 +366,9 @@ def test_wrong_parameters_are_named(tmp_path):
 
     path = write(tmp_path, parameters="learning_rate = 1e-4\nsteps: int = 3")
     check_parameters(path, ["steps", "learning_rate"])
-    with pytest.raises(InputError, match="unknown parameter 'learning_rat'; did you mean 'learning_rate'?"):
+    with pytest.raises(
+        InputError, match="unknown parameter 'learning_rat'; did you mean 'learning_rate'?"
+    ):
         run_notebook(path, tmp_path / "out.ipynb", {"learning_rat": 1})
     with pytest.raises(InputError, match="nowhere.ipynb: cannot be read: No such file"):
         check_parameters(tmp_path / "nowhere.ipynb", [])
@@ -345,7 +390,9 @@ def test_a_child_dies_with_its_parent(tmp_path):
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     process = start([sys.executable, "-c", parent], cwd=tmp_path)
-    pid = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "child"))
+    pid = int(
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "child")
+    )
     process.kill()
     process.wait()
 
@@ -361,7 +408,9 @@ def test_importing_the_engine_is_light():
 
 # ---- whatever a cell prints ----------------------------------------------------------------------------------------
 
-PLAIN = st.text(st.characters(exclude_characters="\r\n\x1b", exclude_categories=["Cs"]), max_size=12)
+PLAIN = st.text(
+    st.characters(exclude_characters="\r\n\x1b", exclude_categories=["Cs"]), max_size=12
+)
 COLOURS = ["\x1b[31m", "\x1b[1m", "\x1b[0m", "\x1b[38;5;28m", "\x1b[38:2::1:2:3m", "\x1b[m"]
 OTHERS = ["\x1b[?25l", "\x1b[?2004h", "\x1b[2J", "\x1b[10;20H", "\x1b[5C", "\x1b7", "\x1b(B", "\x1bc", "\x1b[>4;1m",
           "\x1b]8;;http://a/b;c\x07", "\x1b]8;;\x1b\\", "\x1b]0;a title\x1b\\", "\x1bPq#0\x1b\\",
@@ -390,18 +439,26 @@ def shown(*texts):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(st.one_of(PLAIN, ESCAPES), max_size=6), max_size=4), st.lists(st.integers(0, 120), max_size=9))
+@given(
+    st.lists(st.lists(st.one_of(PLAIN, ESCAPES), max_size=6), max_size=4),
+    st.lists(st.integers(0, 120), max_size=9),
+)
 def test_the_visible_text_is_what_was_printed(lines, cuts):
     plain = "".join("".join(p for p in line if p not in COLOURS + OTHERS) + "\n" for line in lines)
     record, log = shown(*in_pieces("".join("".join(line) + "\n" for line in lines), cuts))
     assert re.sub(r"\x1b\[[\d;:]*m", "", record) == plain
     assert log == plain
-    assert [e for line in lines for e in line if e in COLOURS] == re.findall(r"\x1b\[[\d;:]*m", record)
+    assert [e for line in lines for e in line if e in COLOURS] == re.findall(
+        r"\x1b\[[\d;:]*m", record
+    )
 
 
 @settings(max_examples=500, deadline=None)
 @given(
-    st.text(st.sampled_from("\x1b\x1b\x1b[[]PX^_\\;:?09mKABGhl \x07\r\n\x08\x9b\x9d\x9cab\ud800é"), max_size=40),
+    st.text(
+        st.sampled_from("\x1b\x1b\x1b[[]PX^_\\;:?09mKABGhl \x07\r\n\x08\x9b\x9d\x9cab\ud800é"),
+        max_size=40,
+    ),
     st.lists(st.integers(0, 40), max_size=6),
 )
 def test_no_text_can_raise_and_where_it_is_cut_does_not_matter(text, cuts):
@@ -409,7 +466,9 @@ def test_no_text_can_raise_and_where_it_is_cut_does_not_matter(text, cuts):
 
 
 def test_a_sequence_without_an_end_loses_no_line():
-    record, log = shown("\x1b]8;;http", "://x\n", "a" * 9000 + "\n", "\x1b]", "b" * 9000, "\n", "last\x1b[")
+    record, log = shown(
+        "\x1b]8;;http", "://x\n", "a" * 9000 + "\n", "\x1b]", "b" * 9000, "\n", "last\x1b["
+    )
     assert record == log.rstrip("\n") == "8;;http://x\n" + "a" * 9000 + "\n" + "b" * 9000 + "\nlast"
 
 
@@ -437,7 +496,9 @@ def test_odd_things_to_print(tmp_path, kind):
     if kind == "rich":
         pytest.importorskip("rich")
     stdout, log = sys.stdout, io.StringIO()
-    run_notebook(write(tmp_path, source, "import sys"), tmp_path / "out.ipynb", live=False, stdout=log)
+    run_notebook(
+        write(tmp_path, source, "import sys"), tmp_path / "out.ipynb", live=False, stdout=log
+    )
     assert sys.stdout is stdout
     cells = record(tmp_path)
     assert set(states(cells)) == {"completed"}
@@ -460,7 +521,11 @@ def test_a_coloured_logging_formatter_does_not_end_the_job(tmp_path):
     "source, ename, words",
     [
         ("raise ValueError('half \\ud800')", "ValueError", r"half \\ud800"),
-        ("class Mute(Exception):\n    def __str__(self): raise RuntimeError('no')\nraise Mute", "Mute", "no|failed"),
+        (
+            "class Mute(Exception):\n    def __str__(self): raise RuntimeError('no')\nraise Mute",
+            "Mute",
+            "no|failed",
+        ),
         ("{'\\udcff': 1}['\\ud800']", "KeyError", "ud800"),
     ],
 )
@@ -471,10 +536,14 @@ def test_what_an_exception_says_can_be_written(tmp_path, source, ename, words):
 
     with pytest.raises(PapermillExecutionError) as raised:
         run_notebook(write(tmp_path, source), tmp_path / "out.ipynb", live=False)
-    names = {ename, "RuntimeError"} if ename == "Mute" else {ename}  # IPython fails over it, or does not
+    names = (
+        {ename, "RuntimeError"} if ename == "Mute" else {ename}
+    )  # IPython fails over it, or does not
     assert raised.value.ename in names and re.search(words, raised.value.evalue)
     assert record(tmp_path)[1].outputs[-1].ename in names
-    json.dumps(record(tmp_path)[1].outputs, ensure_ascii=False).encode()  # no half of a pair is left
+    json.dumps(
+        record(tmp_path)[1].outputs, ensure_ascii=False
+    ).encode()  # no half of a pair is left
 
 
 def test_display_data_can_be_written(tmp_path):
@@ -609,7 +678,9 @@ def test_stdin_is_given_back(tmp_path):
     ],
 )
 def test_execution_timeout_ends_a_cell(tmp_path, source):
-    rc, out, err = papermill(tmp_path, write(tmp_path, source, "print('never')"), "--execution-timeout", "1")
+    rc, out, err = papermill(
+        tmp_path, write(tmp_path, source, "print('never')"), "--execution-timeout", "1"
+    )
     assert rc != 0 and "CellTimeoutError" in err
     cells = record(tmp_path)
     assert states(cells) == ["completed", "failed", "pending"]
@@ -634,8 +705,13 @@ def test_a_timeout_that_cannot_be_kept_is_refused(tmp_path):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert "execution_timeout 5: only the main thread" in seen[0] and not (tmp_path / "out.ipynb").exists()
-    run_notebook(path, tmp_path / "out.ipynb", live=False, timeout=60)  # and one that is long enough changes nothing
+    assert (
+        "execution_timeout 5: only the main thread" in seen[0]
+        and not (tmp_path / "out.ipynb").exists()
+    )
+    run_notebook(
+        path, tmp_path / "out.ipynb", live=False, timeout=60
+    )  # and one that is long enough changes nothing
     assert states(record(tmp_path)) == ["completed", "completed"]
 
 
@@ -653,7 +729,9 @@ def test_asyncio_tasks_go_on_between_cells(tmp_path):
     cells = record(tmp_path)
     assert "done 0.05" in text(cells[3]) and cells[3].outputs[-1].data["text/plain"] == "0.05"
     assert text(cells[4]) == "done 0\n"
-    assert "1 asyncio tasks had not ended with the notebook and were cancelled: work" in text(cells[4], "stderr")
+    assert "1 asyncio tasks had not ended with the notebook and were cancelled: work" in text(
+        cells[4], "stderr"
+    )
 
 
 def test_what_a_cell_leaves_behind_ends_with_the_notebook(tmp_path):
@@ -693,7 +771,9 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="what programs print is recorded on Linux")
+@pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="what programs print is recorded on Linux"
+)
 @pytest.mark.parametrize("live", ["0", "1"])
 def test_what_does_not_pass_through_python_is_recorded(tmp_path, live):
     rc, out, err = papermill(tmp_path, write(tmp_path, *OUTSIDE), env={"R1NB_LIVE": live})
@@ -702,44 +782,67 @@ def test_what_does_not_pass_through_python_is_recorded(tmp_path, live):
     assert text(log, "stderr") == "a log line\n"
     assert text(shell) == "from the shell\n"
     assert text(program) == "before\nfrom a program\nafter\n"
-    assert "/nowhere/at/all" in text(failing, "stderr") and text(failing, "stderr").endswith("\nerr\n")
+    assert "/nowhere/at/all" in text(failing, "stderr") and text(failing, "stderr").endswith(
+        "\nerr\n"
+    )
     assert text(descriptor) == "descriptor \\xff\nthen\n" and text(descriptor, "stderr") == "é\n"
     assert text(given) == "given\n" and text(c) == "from C\n"
     assert text(large) == "x" * 3_000_000 + "\nend\n" and text(held) == "y" * 3_000_000
     assert ("from a program" in out, "a log line" in err) == (live == "1", live == "1")
-    assert "Executing" not in "".join(text(x, n) for x in record(tmp_path) for n in ("stdout", "stderr"))
+    assert "Executing" not in "".join(
+        text(x, n) for x in record(tmp_path) for n in ("stdout", "stderr")
+    )
 
 
 def test_the_progress_bar_and_papermills_messages_are_not_output(tmp_path):
     path = write(tmp_path, "import subprocess; subprocess.run(['echo', 'x'])")
-    process = start([*PAPERMILL[:-1], "--log-output", "--progress-bar", path, tmp_path / "out.ipynb"], cwd=tmp_path)
+    process = start(
+        [*PAPERMILL[:-1], "--log-output", "--progress-bar", path, tmp_path / "out.ipynb"],
+        cwd=tmp_path,
+    )
     rc, out, err = finish(process)
     assert rc == 0 and "Executing" in err and "x\n" in out
     assert text(record(tmp_path)[1]) == "x\n" and text(record(tmp_path)[1], "stderr") == ""
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="what programs print is recorded on Linux")
+@pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="what programs print is recorded on Linux"
+)
 def test_a_programs_output_is_recorded_while_it_runs(tmp_path):
-    path = write(tmp_path, "import subprocess\nsubprocess.run(['sh', '-c', 'echo started; sleep 80'])")
-    process = start([*PAPERMILL, "--autosave-cell-every", "1", path, tmp_path / "out.ipynb"], start_new_session=True)
+    path = write(
+        tmp_path, "import subprocess\nsubprocess.run(['sh', '-c', 'echo started; sleep 80'])"
+    )
+    process = start(
+        [*PAPERMILL, "--autosave-cell-every", "1", path, tmp_path / "out.ipynb"],
+        start_new_session=True,
+    )
     out = tmp_path / "out.ipynb"
     try:
-        wait_for(lambda: out.exists() and '"started' in out.read_text(), "output of a running program")
+        wait_for(
+            lambda: out.exists() and '"started' in out.read_text(), "output of a running program"
+        )
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
 def test_the_last_words_of_a_crash_are_on_the_screen(tmp_path):
-    path = write(tmp_path, "import os\nos.write(2, b'what(): the reason\\n' * 1000); os.abort()", "1")
+    path = write(
+        tmp_path, "import os\nos.write(2, b'what(): the reason\\n' * 1000); os.abort()", "1"
+    )
     rc, out, err = papermill(tmp_path, path)
     assert rc == -signal.SIGABRT
-    assert err.count("what(): the reason") + text(record(tmp_path)[1], "stderr").count("the reason") >= 1000
+    assert (
+        err.count("what(): the reason") + text(record(tmp_path)[1], "stderr").count("the reason")
+        >= 1000
+    )
 
 
 def test_a_program_that_outlives_the_notebook_can_still_print(tmp_path):
     child = "import sys, time; time.sleep(2); print('still there', flush=True); open('alive', 'w')"
-    path = write(tmp_path, f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}])")
+    path = write(
+        tmp_path, f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}])"
+    )
     rc, out, err = papermill(tmp_path, path)
     assert rc == 0 and out == "still there\n" and (tmp_path / "alive").exists()
     assert text(record(tmp_path)[1]) == ""

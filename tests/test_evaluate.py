@@ -24,8 +24,12 @@ from r1nb.benchmarks import BENCHMARKS
 from r1nb.runs import Run, append_jsonl, read_log
 
 REAL = os.environ.get("R1NB_BENCHMARKS")
-needs_data = pytest.mark.skipif(not REAL, reason="needs R1NB_BENCHMARKS, the folder with benchmarks")
-needs_lighteval = pytest.mark.skipif(importlib.util.find_spec("lighteval") is None, reason="needs the extra evaluate")
+needs_data = pytest.mark.skipif(
+    not REAL, reason="needs R1NB_BENCHMARKS, the folder with benchmarks"
+)
+needs_lighteval = pytest.mark.skipif(
+    importlib.util.find_spec("lighteval") is None, reason="needs the extra evaluate"
+)
 FAST = ("--dtype", "float32", "--backend", "transformers")
 
 
@@ -65,14 +69,21 @@ def benchmarks(tmp_path_factory):
     "A folder with a small file of every benchmark's form."
     folder = tmp_path_factory.mktemp("benchmarks")
     sums = [
-        {"problem": f"What is {i} + {i}?", "answer": 2 * i, "level": 1 + i % 5, "subject": "sums"} for i in range(12)
+        {"problem": f"What is {i} + {i}?", "answer": 2 * i, "level": 1 + i % 5, "subject": "sums"}
+        for i in range(12)
     ]
     for name in ("math_500", "aime24", "aime25", "amc23"):
         append_jsonl(folder / f"{name}.jsonl", sums)
-    gsm = [{"question": r["problem"], "answer": f"Twice {i} is\n#### {r['answer']}"} for i, r in enumerate(sums)]
+    gsm = [
+        {"question": r["problem"], "answer": f"Twice {i} is\n#### {r['answer']}"}
+        for i, r in enumerate(sums)
+    ]
     append_jsonl(folder / "gsm8k_test.jsonl", gsm)
     wrong = {f"Incorrect Answer {i}": f"{i}" for i in (1, 2, 3)}
-    choices = [{"Question": r["problem"], "Correct Answer": f"{100 + i}", **wrong} for i, r in enumerate(sums)]
+    choices = [
+        {"Question": r["problem"], "Correct Answer": f"{100 + i}", **wrong}
+        for i, r in enumerate(sums)
+    ]
     append_jsonl(folder / "gpqa_diamond.jsonl", choices)
     for name in ("test5", "test6"):
         append_jsonl(folder / f"{name}.jsonl", [code_problem(i) for i in range(4)])
@@ -106,7 +117,13 @@ def answers(task, shift=0):
     if kind == "choice" and shift:
         others = [f"Answer: {'ABCD'[('ABCD'.index(r['answer']) + 1) % 4]}" for r in rows]
     return [
-        {"problem_id": r["problem_id"], "sample": k, "text": t, "num_tokens": 9, "finish_reason": "stop"}
+        {
+            "problem_id": r["problem_id"],
+            "sample": k,
+            "text": t,
+            "num_tokens": 9,
+            "finish_reason": "stop",
+        }
         for r, t in zip(rows, others, strict=True)
         for k in range(2)
     ]
@@ -124,12 +141,20 @@ def replayed(benchmarks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("replayed")
     with benchmarks_at(benchmarks):
         for name in ("right", "other"):
-            for i, tasks in enumerate(GROUPS):  # a problem may be in several tasks, under the same id
+            for i, tasks in enumerate(
+                GROUPS
+            ):  # a problem may be in several tasks, under the same id
                 rows = [r for t in tasks for r in answers(t, int(name == "other"))]
                 append_jsonl(
-                    folder / f"{name}-{i}.jsonl", list({(r["problem_id"], r["sample"]): r for r in rows}.values())
+                    folder / f"{name}-{i}.jsonl",
+                    list({(r["problem_id"], r["sample"]): r for r in rows}.values()),
                 )
-                recipe = {"model": "org/any", "tasks": tasks, "samples": 2, "replay": str(folder / f"{name}-{i}.jsonl")}
+                recipe = {
+                    "model": "org/any",
+                    "tasks": tasks,
+                    "samples": 2,
+                    "replay": str(folder / f"{name}-{i}.jsonl"),
+                }
                 configuration, written = configure(recipe)
                 check(*configuration)
                 run = open_run(folder / f"{name}-{i}", "evaluate", written)
@@ -142,10 +167,16 @@ def replayed(benchmarks, tmp_path_factory):
 def test_references_score_100_and_other_answers_0(name, expected, replayed):
     "Every task, from stored completions to results.json: the right ones, and those that answer another problem."
     for i, tasks in enumerate(GROUPS):
-        results = json.loads((replayed / f"{name}-{i}" / "results/results.json").read_text())["tasks"]
-        assert {t: r["models"]["any"]["avg@2"]["value"] for t, r in results.items()} == dict.fromkeys(tasks, expected)
+        results = json.loads((replayed / f"{name}-{i}" / "results/results.json").read_text())[
+            "tasks"
+        ]
+        assert {
+            t: r["models"]["any"]["avg@2"]["value"] for t, r in results.items()
+        } == dict.fromkeys(tasks, expected)
         assert all(r["notes"] for r in results.values())  # twelve problems are no benchmark
-    math = json.loads((replayed / f"{name}-0" / "results/results.json").read_text())["tasks"]["math_500"]
+    math = json.loads((replayed / f"{name}-0" / "results/results.json").read_text())["tasks"][
+        "math_500"
+    ]
     assert [g["level"] for g in math["groups"]["level"]["any"]] == ["1", "2", "3", "4", "5"]
 
 
@@ -166,14 +197,31 @@ def test_the_real_references_score_100(task, tmp_path):
 def test_a_low_cap_is_flagged_and_a_short_context_is_refused(benchmarks, tiny_model, tmp_path):
     env = {"R1NB_BENCHMARKS": str(benchmarks)}
     command = ("evaluate", "--model", tiny_model, *FAST, "--tasks", "aime24", "--samples", 2)
-    done = r1nb(*command, "--max_new_tokens", 16, "--run-dir", tmp_path / "a", cwd=tmp_path, runs=tmp_path, **env)
+    done = r1nb(
+        *command,
+        "--max_new_tokens",
+        16,
+        "--run-dir",
+        tmp_path / "a",
+        cwd=tmp_path,
+        runs=tmp_path,
+        **env,
+    )
     assert done.code == 0, done.err[-3000:]
     assert "cut off at 16 tokens" in done.out and "warning: many are cut off" in done.out
     task = json.loads((tmp_path / "a/results/results.json").read_text())["tasks"]["aime24"]
     model = task["models"][tiny_model.name]
-    assert model["truncated"] > 0.5 and "max_new_tokens 16, not 32768" in task["notes"] and task["reported"] == []
+    assert (
+        model["truncated"] > 0.5
+        and "max_new_tokens 16, not 32768" in task["notes"]
+        and task["reported"] == []
+    )
     done = r1nb(*command, "--run-dir", tmp_path / "b", cwd=tmp_path, runs=tmp_path, **env)
-    assert done.code == 2 and "do not fit into the 2048 positions" in done.err and "--max_new_tokens" in done.err
+    assert (
+        done.code == 2
+        and "do not fit into the 2048 positions" in done.err
+        and "--max_new_tokens" in done.err
+    )
     assert not (tmp_path / "b").exists()
 
 
@@ -201,7 +249,11 @@ def test_a_killed_evaluation_goes_on_without_loss_or_repetition(benchmarks, tiny
     file = tmp_path / f"run/results/math_500/samples-{tiny_model.name}.jsonl"
     for least in (50, 200):
         process = start(*command, cwd=tmp_path, runs=tmp_path, **env)
-        wait_for(lambda least=least: file.exists() and file.read_bytes().count(b"\n") >= least, "samples", process)
+        wait_for(
+            lambda least=least: file.exists() and file.read_bytes().count(b"\n") >= least,
+            "samples",
+            process,
+        )
         process.send_signal(signal.SIGKILL)
         process.wait()
         wait_for(lambda: Run(tmp_path / "run").status != "running", "the end of the job's process")
@@ -215,7 +267,18 @@ def test_a_killed_evaluation_goes_on_without_loss_or_repetition(benchmarks, tiny
 @pytest.mark.slow
 def test_two_ranks_share_the_samples(benchmarks, tiny_model, tmp_path):
     env = {"R1NB_BENCHMARKS": str(benchmarks)}
-    command = ("evaluate", "--model", tiny_model, *FAST, "--tasks", "amc23", "--samples", 2, "--max_new_tokens", 16)
+    command = (
+        "evaluate",
+        "--model",
+        tiny_model,
+        *FAST,
+        "--tasks",
+        "amc23",
+        "--samples",
+        2,
+        "--max_new_tokens",
+        16,
+    )
     done = r1nb(
         *command,
         "--parallel",
@@ -235,7 +298,16 @@ def test_two_ranks_share_the_samples(benchmarks, tiny_model, tmp_path):
     assert len(pd.read_parquet(folder / f"{tiny_model.name}.parquet")) == 24
     manifest = json.loads((tmp_path / "two/manifest.json").read_text())
     assert manifest["status"] == "completed" and manifest["world_size"] == 2
-    done = r1nb(*command, "--accelerator", "zero3", "--run-dir", tmp_path / "no", cwd=tmp_path, runs=tmp_path, **env)
+    done = r1nb(
+        *command,
+        "--accelerator",
+        "zero3",
+        "--run-dir",
+        tmp_path / "no",
+        cwd=tmp_path,
+        runs=tmp_path,
+        **env,
+    )
     assert done.code == 2 and "tensor_parallel_size" in done.err
 
 
@@ -260,7 +332,9 @@ class Server:
                 if own.down:
                     return self.answer(503, {"error": "starting"})
                 if asked["model"] == "nobody":
-                    return self.answer(404, {"error": {"message": "the model nobody does not exist"}})
+                    return self.answer(
+                        404, {"error": {"message": "the model nobody does not exist"}}
+                    )
                 own.served += 1
                 with own.lock:
                     c = sampler([asked["messages"]], 1, asked["seed"])[0][0]
@@ -295,7 +369,10 @@ def servers(tiny_model):
     from r1nb.sampling import SamplingConfig, TransformersSampler
 
     cfg = SamplingConfig(max_new_tokens=8, temperature=1.0)
-    made = [Server(TransformersSampler(ModelChoice(str(tiny_model), dtype="float32"), cfg)) for _ in range(2)]
+    made = [
+        Server(TransformersSampler(ModelChoice(str(tiny_model), dtype="float32"), cfg))
+        for _ in range(2)
+    ]
     yield made
     for server in made:
         server.http.shutdown()
@@ -324,21 +401,50 @@ def test_servers_share_the_work_and_one_may_fail(servers, benchmarks, tmp_path):
     assert done.code == 0, done.err[-3000:]
     assert good.served == 24
     good.down = True
-    done = r1nb(*command, "--retries", 0, "--run-dir", tmp_path / "b", cwd=tmp_path, runs=tmp_path, **env)
+    done = r1nb(
+        *command, "--retries", 0, "--run-dir", tmp_path / "b", cwd=tmp_path, runs=tmp_path, **env
+    )
     assert done.code == 1 and "no server answers" in done.err and "503" in done.err
     good.down = bad.down = False
-    done = r1nb(*command, "--retries", 0, "--run-dir", tmp_path / "b", cwd=tmp_path, runs=tmp_path, **env)
+    done = r1nb(
+        *command, "--retries", 0, "--run-dir", tmp_path / "b", cwd=tmp_path, runs=tmp_path, **env
+    )
     assert done.code == 0 and bad.served > 0
-    done = r1nb(*command, "--served_model", "nobody", "--run-dir", tmp_path / "c", cwd=tmp_path, runs=tmp_path, **env)
+    done = r1nb(
+        *command,
+        "--served_model",
+        "nobody",
+        "--run-dir",
+        tmp_path / "c",
+        cwd=tmp_path,
+        runs=tmp_path,
+        **env,
+    )
     assert done.code == 1 and "the model nobody does not exist" in done.err
 
 
 def test_compare(replayed, tmp_path):
-    done = r1nb("evaluate", "--compare", replayed / "right-1", replayed / "other-1", cwd=tmp_path, runs=tmp_path)
+    done = r1nb(
+        "evaluate",
+        "--compare",
+        replayed / "right-1",
+        replayed / "other-1",
+        cwd=tmp_path,
+        runs=tmp_path,
+    )
     assert done.code == 0 and "gpqa:diamond" in done.out and "+100.0 points" in done.out, done.err
-    done = r1nb("evaluate", "--compare", replayed / "right-1", replayed / "right-2", cwd=tmp_path, runs=tmp_path)
+    done = r1nb(
+        "evaluate",
+        "--compare",
+        replayed / "right-1",
+        replayed / "right-2",
+        cwd=tmp_path,
+        runs=tmp_path,
+    )
     assert done.code == 2 and "no task in common" in done.err
-    done = r1nb("evaluate", "--compare", replayed / "right-1", tmp_path / "no", cwd=tmp_path, runs=tmp_path)
+    done = r1nb(
+        "evaluate", "--compare", replayed / "right-1", tmp_path / "no", cwd=tmp_path, runs=tmp_path
+    )
     assert done.code == 2 and "no run" in done.err
 
 
@@ -346,7 +452,10 @@ def test_compare(replayed, tmp_path):
     ("arguments", "message"),
     [
         (("--tasks", "aime23"), "'aime23' is no benchmark; did you mean 'aime2"),
-        (("--tasks", "aime24", "--protocol", "{aime25: {top_p: 1}}"), "'aime25' is none of the tasks"),
+        (
+            ("--tasks", "aime24", "--protocol", "{aime25: {top_p: 1}}"),
+            "'aime25' is none of the tasks",
+        ),
         (("--tasks", "aime24", "--protocol", "{aime24: {top_q: 1}}"), "unknown key 'top_q'"),
         (("--tasks", "aime24", "--temperature", "0"), "greedy completions"),
         (("--tasks", "lcb", "--replay", "nowhere"), "nowhere does not exist"),
@@ -432,12 +541,15 @@ def test_lighteval_scores_the_same(tmp_path):
     assert done.code == 0, done.err[-3000:]
     details = pd.read_parquet(next((tmp_path / "theirs/details").rglob("details_gsm8k*.parquet")))
     theirs = {
-        d["specific"]["problem_id"]: m["text"][0] for d, m in zip(details.doc, details.model_response, strict=True)
+        d["specific"]["problem_id"]: m["text"][0]
+        for d, m in zip(details.doc, details.model_response, strict=True)
     }
     texts = dict(zip(ours.problem_id, ours.completion, strict=True))
     assert set(theirs) == set(texts)
     assert [theirs[k].strip() for k in texts] == [texts[k].strip() for k in texts]
-    score = json.loads(next((tmp_path / "theirs/results").rglob("results_*.json")).read_text())["results"]["gsm8k|0"]
+    score = json.loads(next((tmp_path / "theirs/results").rglob("results_*.json")).read_text())[
+        "results"
+    ]["gsm8k|0"]
     assert score["avg@n"] == ours.correct.mean()
 
 
@@ -467,8 +579,18 @@ def test_old_commands_of_lighteval_are_put_into_todays_words(tmp_path):
     )
     values = yaml.safe_load(Path(words[1]).read_text())["model_parameters"]
     assert words[0] == "vllm" and words[2] == "aime24|0"
-    assert words[3:] == ["--custom-tasks", "r1nb.lighteval", "--remove-reasoning-tags", "--output-dir", "out"]
-    assert (values["model_name"], float(values["gpu_memory_utilization"]), values["system_prompt"]) == (
+    assert words[3:] == [
+        "--custom-tasks",
+        "r1nb.lighteval",
+        "--remove-reasoning-tags",
+        "--output-dir",
+        "out",
+    ]
+    assert (
+        values["model_name"],
+        float(values["gpu_memory_utilization"]),
+        values["system_prompt"],
+    ) == (
         "a/b",
         0.8,
         prompt,

@@ -62,17 +62,24 @@ def gradients(trainer, inputs):
     trainer.model.zero_grad()
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
-    return loss.item(), {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    return loss.item(), {
+        n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None
+    }
 
 
-@pytest.mark.parametrize("advantages", [[0.0, 0.9, 0.0, -0.9, 0.0, 0.0, 1.5, -0.5], [0.0] * 8, [0.3] * 8])
+@pytest.mark.parametrize(
+    "advantages", [[0.0, 0.9, 0.0, -0.9, 0.0, 0.0, 1.5, -0.5], [0.0] * 8, [0.3] * 8]
+)
 @pytest.mark.parametrize(
     ("loss_type", "shared"),
     [*((kind, True) for kind in ("dapo", "cispo", "grpo", "dr_grpo", "bnpo")), ("dapo", False)],
 )
 def test_gradients_are_trls(loss_type, advantages, shared, folder, tmp_path):
     results = [
-        gradients(trainer_of(kind, folder, tmp_path / kind.__name__, loss_type=loss_type), batch_of(advantages, shared))
+        gradients(
+            trainer_of(kind, folder, tmp_path / kind.__name__, loss_type=loss_type),
+            batch_of(advantages, shared),
+        )
         for kind in (GRPOTrainer, GroupTrainer)
     ]
     (loss, expected), (ours, found) = results
@@ -87,13 +94,21 @@ def test_a_group_is_scored_as_one_row(folder, tmp_path, monkeypatch):
     "The model sees each prompt once, and the log-probabilities and entropies are those of single rows."
     ours = trainer_of(GroupTrainer, folder, tmp_path)
     inputs = batch_of([0.0] * 8)
-    ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    ids, mask = (
+        torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask")
+    )
     seen = []
     forward = ours.model.forward
-    monkeypatch.setattr(ours.model, "forward", lambda *a, **k: seen.append(k["input_ids"].shape) or forward(*a, **k))
+    monkeypatch.setattr(
+        ours.model, "forward", lambda *a, **k: seen.append(k["input_ids"].shape) or forward(*a, **k)
+    )
     with torch.no_grad():
-        found = ours._get_per_token_logps_and_entropies(ours.model, ids, mask, 6, compute_entropy=True)
-        expected = GRPOTrainer._get_per_token_logps_and_entropies(ours, ours.model, ids, mask, 6, compute_entropy=True)
+        found = ours._get_per_token_logps_and_entropies(
+            ours.model, ids, mask, 6, compute_entropy=True
+        )
+        expected = GRPOTrainer._get_per_token_logps_and_entropies(
+            ours, ours.model, ids, mask, 6, compute_entropy=True
+        )
     assert seen[0][0] == 2 and seen[1] == (8, 12)
     written = inputs["completion_mask"].bool()
     for f, e in zip(found[:2], expected[:2], strict=True):
@@ -101,7 +116,10 @@ def test_a_group_is_scored_as_one_row(folder, tmp_path, monkeypatch):
 
 
 def test_the_kl_term_needs_every_row(folder, tmp_path):
-    inputs = {**batch_of([0.0, 0.9, 0.0, -0.9, 0.0, 0.0, 1.5, -0.5]), "ref_per_token_logps": torch.full((8, 6), -3.0)}
+    inputs = {
+        **batch_of([0.0, 0.9, 0.0, -0.9, 0.0, 0.0, 1.5, -0.5]),
+        "ref_per_token_logps": torch.full((8, 6), -3.0),
+    }
     (loss, expected), (ours, found) = (
         gradients(trainer_of(kind, folder, tmp_path / kind.__name__, beta=0.1), inputs)
         for kind in (GRPOTrainer, GroupTrainer)
@@ -115,11 +133,16 @@ def test_the_kl_term_needs_every_row(folder, tmp_path):
 def test_completions_of_the_same_policy(plain, folder, tmp_path, monkeypatch):
     "Greedy (top-k 1), the loop and TRL's `generate` write the same tokens; `min_p` leads to TRL's way."
     keys = {"top_k": 1, **({} if plain else {"min_p": 0.01})}
-    ours, stock = (trainer_of(kind, folder, tmp_path / kind.__name__, **keys) for kind in (GroupTrainer, GRPOTrainer))
+    ours, stock = (
+        trainer_of(kind, folder, tmp_path / kind.__name__, **keys)
+        for kind in (GroupTrainer, GRPOTrainer)
+    )
     calls = []
     original = GRPOTrainer._generate_single_turn
     monkeypatch.setattr(
-        GRPOTrainer, "_generate_single_turn", lambda self, *a, **k: calls.append(type(self)) or original(self, *a, **k)
+        GRPOTrainer,
+        "_generate_single_turn",
+        lambda self, *a, **k: calls.append(type(self)) or original(self, *a, **k),
     )
     prompts = [p for p in ([5, 6, 7], [8, 9], [10, 11, 12, 13]) for _ in range(4)]
     expected, _ = stock._generate_single_turn(prompts, None, {}, 4)

@@ -27,10 +27,16 @@ from r1nb.judges import (
 from r1nb.sandbox import Limits, guarantees
 from r1nb.settings import InputError
 
-STDIN = {"language": "python", "decimals": True, "test_cases": [{"type": "stdin_stdout", "input": "", "output": "1"}]}
+STDIN = {
+    "language": "python",
+    "decimals": True,
+    "test_cases": [{"type": "stdin_stdout", "input": "", "output": "1"}],
+}
 CALL = {
     "language": "python",
-    "test_cases": [{"type": "function_call", "fn_name": "f", "input": "[2]", "output": "[4]", "wrapped": True}],
+    "test_cases": [
+        {"type": "function_call", "fn_name": "f", "input": "[2]", "output": "[4]", "wrapped": True}
+    ],
 }
 # A program that finds the mark of the call, prints something behind it, and leaves before the function is called.
 LEAVES = (
@@ -106,9 +112,7 @@ def test_a_guard_for_the_command_line_does_not_run():
 
 
 def test_a_program_that_reads_its_input_finds_none_and_is_called():
-    swallows = (
-        "import sys\ndata = sys.stdin.read()\ndef f(n): return n * n + len(data)\nassert __file__.endswith('.py')"
-    )
+    swallows = "import sys\ndata = sys.stdin.read()\ndef f(n): return n * n + len(data)\nassert __file__.endswith('.py')"
     assert score_program(swallows, CALL) == 1.0
     assert score_program("n = int(input())\ndef f(n): return 4", CALL) == 0.0
 
@@ -134,11 +138,20 @@ def test_a_program_that_reads_its_input_finds_none_and_is_called():
 def test_what_equals_a_returned_value(returned, output, right):
     case = {"type": "function_call", "fn_name": "f", "input": "[2]", "output": output}
     for wrapped in (False, True):
-        info = {"test_cases": [{**case, "output": f"[{output}]" if wrapped else output, "wrapped": wrapped}]}
-        assert score_program(f"def f(n): return {returned}", info) == float(right), (returned, wrapped)
+        info = {
+            "test_cases": [
+                {**case, "output": f"[{output}]" if wrapped else output, "wrapped": wrapped}
+            ]
+        }
+        assert score_program(f"def f(n): return {returned}", info) == float(right), (
+            returned,
+            wrapped,
+        )
 
 
-@pytest.mark.parametrize("hostile", ["# \ud800", "\0", "'" * 100_000, "(" * 100_000, "x = " + "9" * 100_000])
+@pytest.mark.parametrize(
+    "hostile", ["# \ud800", "\0", "'" * 100_000, "(" * 100_000, "x = " + "9" * 100_000]
+)
 def test_no_source_raises(hostile):
     assert score_program(f"{hostile}\nprint(2)", STDIN) == 0.0
     assert score_program(f"{hostile}\ndef f(n): return 5", CALL) == 0.0
@@ -152,11 +165,18 @@ def test_no_source_raises(hostile):
 
 def test_a_program_that_reads_the_mark_still_has_to_know_the_result():
     assert score_program(f"{LEAVES}say('[4]')", CALL) == 0.0
-    assert score_program(f"{LEAVES}say('4')", CALL) == 1.0  # it has the mark, and happens to know the result
+    assert (
+        score_program(f"{LEAVES}say('4')", CALL) == 1.0
+    )  # it has the mark, and happens to know the result
     for said in ("'5'", "'null'", "''", "'5\\n4'"):
         assert score_program(f"{LEAVES}say({said})", CALL) == 0.0, said
     later = "import atexit, sys\nmark = sys.modules['__main__'].call['mark']\n"
-    assert score_program(f"{later}atexit.register(print, '\\n' + mark + '5')\ndef f(n): return 4", CALL) == 0.0
+    assert (
+        score_program(
+            f"{later}atexit.register(print, '\\n' + mark + '5')\ndef f(n): return 4", CALL
+        )
+        == 0.0
+    )
     equal = "class Any:\n    def __eq__(self, other): return True\n    def __repr__(self): return 'Any'\n"
     assert score_program(f"{equal}def f(n): return Any()", CALL) == 0.0
     leaves = "import sys\ndef f(n): sys.exit(0)"
@@ -170,10 +190,16 @@ def test_a_program_that_reads_the_mark_still_has_to_know_the_result():
         ({"test_cases": "x"}, "'test_cases'"),
         ({"test_cases": []}, "'test_cases'"),
         ({"test_cases": [3]}, "test case 1: a mapping is needed"),
-        ({"test_cases": [{"input": "1", "output": "1"}, {"input": "1"}]}, "test case 2: no 'output'"),
+        (
+            {"test_cases": [{"input": "1", "output": "1"}, {"input": "1"}]},
+            "test case 2: no 'output'",
+        ),
         ({"test_cases": [{"input": "1", "output": "1", "type": ["x"]}]}, "test case 1: type"),
         ({"test_cases": [{"input": "1", "output": None}]}, "test case 1: no 'output'"),
-        ({"language": "pyhton", "test_cases": [{"input": "1", "output": "1"}]}, "did you mean 'python'"),
+        (
+            {"language": "pyhton", "test_cases": [{"input": "1", "output": "1"}]},
+            "did you mean 'python'",
+        ),
         (None, "not 'None'"),
     ],
 )
@@ -288,7 +314,14 @@ READERS = {
     "open_think": models.open_think,
     **{
         name: lambda t, name=name: rewards.REWARDS[name](completions=[t])
-        for name in ("format", "format_zero", "tag_count", "reasoning_steps", "code_format", "repetition_penalty")
+        for name in (
+            "format",
+            "format_zero",
+            "tag_count",
+            "reasoning_steps",
+            "code_format",
+            "repetition_penalty",
+        )
     },
     "open_r1 form": lambda t: rewards.format_reward([t], form="open_r1"),
 }
@@ -323,10 +356,16 @@ def test_reading_takes_time_in_proportion_to_the_text(reader):
 
 
 def old_code_format(text, language="python"):
-    return bool(re.fullmatch(rf"<think>\n.*?\n</think>\n<answer>\n.*?```{language}.*?```.*?\n</answer>", text, re.S))
+    return bool(
+        re.fullmatch(
+            rf"<think>\n.*?\n</think>\n<answer>\n.*?```{language}.*?```.*?\n</answer>", text, re.S
+        )
+    )
 
 
-OLD_GSM8K = re.compile(r"^####[ \t]*((?:\\?\$)?[-+]?\.?\d[\d,]*(?:\.\d+)?(?:[ \t]?\\?%)?)[ \t]*\.?[ \t]*$", re.M)
+OLD_GSM8K = re.compile(
+    r"^####[ \t]*((?:\\?\$)?[-+]?\.?\d[\d,]*(?:\.\d+)?(?:[ \t]?\\?%)?)[ \t]*\.?[ \t]*$", re.M
+)
 
 
 @settings(max_examples=400)
@@ -348,7 +387,15 @@ def test_the_linear_forms_on_longer_texts():
             text[at : at + rng.randrange(4)] = rng.choice(PIECES)
         text = "".join(text)
         assert rewards.code_format_reward([text]) == [float(old_code_format(text))], text
-    for line in ("#### 5", "#### $1,000.50 .  ", "#### 5 %", "#### 5..", "####5 \t.\t ", "#### 5 x", "#### .5."):
+    for line in (
+        "#### 5",
+        "#### $1,000.50 .  ",
+        "#### 5 %",
+        "#### 5..",
+        "####5 \t.\t ",
+        "#### 5 x",
+        "#### .5.",
+    ):
         assert answers._GSM8K.findall(line) == OLD_GSM8K.findall(line), line
 
 
@@ -358,7 +405,9 @@ def test_the_linear_forms_on_longer_texts():
 def test_the_cosine_ends_at_its_length_and_wrong_answers_pay_less_the_longer_they_are():
     lengths = (100, 500, 1000, 1500, 2000, 10**6)
     right, wrong = (
-        rewards.cosine_scaled_reward([f"\\boxed{{{a}}}".rjust(n) for n in lengths], ["1"] * len(lengths))
+        rewards.cosine_scaled_reward(
+            [f"\\boxed{{{a}}}".rjust(n) for n in lengths], ["1"] * len(lengths)
+        )
         for a in (1, 2)
     )
     assert right == sorted(right, reverse=True) and right[2:] == [0.5] * 4
@@ -429,7 +478,9 @@ def test_what_a_reward_may_return():
     def given(returned):
         rewards.REWARDS["of_a_test"] = lambda completions, **_: returned
         try:
-            return rewards.get_reward_funcs(["of_a_test"], prefill="<think>\n")[0](completions=["a", "b"])
+            return rewards.get_reward_funcs(["of_a_test"], prefill="<think>\n")[0](
+                completions=["a", "b"]
+            )
         finally:
             del rewards.REWARDS["of_a_test"]
 
@@ -468,13 +519,19 @@ def test_an_asynchronous_reward_stays_one():
 
 
 def test_half_a_character_can_be_looked_at():
-    table = rewards.preview_rewards(["?\ud800"], ["\\boxed{5}\ud800"], ["accuracy", "format"], answer=["5"])
-    assert table["accuracy"].tolist() == [1.0] and table["completion"].tolist() == ["\\boxed{5}\ud800"]
+    table = rewards.preview_rewards(
+        ["?\ud800"], ["\\boxed{5}\ud800"], ["accuracy", "format"], answer=["5"]
+    )
+    assert table["accuracy"].tolist() == [1.0] and table["completion"].tolist() == [
+        "\\boxed{5}\ud800"
+    ]
 
 
 def test_languages_of_a_block_need_not_be_run():
     for language in ("java", "bash", "r", "cpp", "javascript"):
-        (func,) = rewards.get_reward_funcs(rewards.RewardOptions(reward_funcs=["code_format"], code_language=language))
+        (func,) = rewards.get_reward_funcs(
+            rewards.RewardOptions(reward_funcs=["code_format"], code_language=language)
+        )
         text = f"<think>\na\n</think>\n<answer>\n```{language}\nx\n```\n</answer>"
         assert func(completions=[text]) == [1.0]
 
@@ -482,19 +539,35 @@ def test_languages_of_a_block_need_not_be_run():
 def test_weights_that_do_not_match_the_rewards(tiny_model):
     from r1nb.grpo import check, configure
 
-    written = {"dataset_name": "reasoning_gym/chain_sum", "num_problems": 4, "model_name_or_path": str(tiny_model)}
-    configuration, _ = configure({**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {})
-    with pytest.raises(InputError, match="reward_weights: 1 weights for the 2 rewards accuracy, format"):
+    written = {
+        "dataset_name": "reasoning_gym/chain_sum",
+        "num_problems": 4,
+        "model_name_or_path": str(tiny_model),
+    }
+    configuration, _ = configure(
+        {**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {}
+    )
+    with pytest.raises(
+        InputError, match="reward_weights: 1 weights for the 2 rewards accuracy, format"
+    ):
         check(*configuration)
 
 
 def test_a_dry_run_checks_the_rewards_and_writes_nothing(tmp_path, tiny_model):
-    words = ["grpo", "--model_name_or_path", tiny_model, "--dataset_name", "reasoning_gym/chain_sum"]
+    words = [
+        "grpo",
+        "--model_name_or_path",
+        tiny_model,
+        "--dataset_name",
+        "reasoning_gym/chain_sum",
+    ]
     for wrong, said in (
         (["--cosine_max_len", "0"], "cosine_max_len: 0 is not positive"),
         (["--reward_weights", "[1.0]"], "reward_weights: 1 weights for the 2 rewards"),
     ):
-        done = r1nb(*words, "--num_problems", 4, *wrong, "--dry-run", cwd=tmp_path, runs=tmp_path / "runs")
+        done = r1nb(
+            *words, "--num_problems", 4, *wrong, "--dry-run", cwd=tmp_path, runs=tmp_path / "runs"
+        )
         assert done.code == 2 and said in done.err and "Traceback" not in done.err, done.err
         assert not (tmp_path / "runs").exists()
     done = r1nb(*words, "--num_problems", 4, "--dry-run", cwd=tmp_path, runs=tmp_path / "runs")

@@ -31,11 +31,18 @@ class Kernel:
         from jupyter_client.manager import start_new_kernel
 
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=str(cwd), env=environment)
+        self.manager, self.client = start_new_kernel(
+            kernel_name="python3", cwd=str(cwd), env=environment
+        )
 
     def run(self, source, interrupt=None):
         "The messages of `source`, run as a cell; `interrupt(messages)`: how often to interrupt the kernel until then."
-        number, messages, presses, end = self.client.execute(source), [], 0, time.monotonic() + DEADLINE
+        number, messages, presses, end = (
+            self.client.execute(source),
+            [],
+            0,
+            time.monotonic() + DEADLINE,
+        )
         while time.monotonic() < end:
             try:
                 message = self.client.get_iopub_msg(timeout=1)
@@ -86,7 +93,9 @@ def pictures(messages):
 
 
 def bar_moves(messages):
-    return sum(kind == "update_display_data" and "<progress" in str(c["data"]) for kind, c in messages)
+    return sum(
+        kind == "update_display_data" and "<progress" in str(c["data"]) for kind, c in messages
+    )
 
 
 def code_cells(stage, **parameters):
@@ -131,9 +140,14 @@ def sft_run(kernel, recipe, tmp_path_factory):
     twice, once = ("a step begins", "interrupt again to stop at once"), ("a step begins",)
     for texts, pause in ((twice, 60), (once, 0.2), ((), 0)):
         kernel.ok(f"pause = {pause}")
-        starts.append(kernel.run(cells[training], lambda m, t=texts: sum(text in printed(m) for text in t)))
+        starts.append(
+            kernel.run(cells[training], lambda m, t=texts: sum(text in printed(m) for text in t))
+        )
         starts[-1].append(
-            ("state", {"status": run.status, "saved": [p.name for p in checkpoints(run / "checkpoints")]})
+            (
+                "state",
+                {"status": run.status, "saved": [p.name for p in checkpoints(run / "checkpoints")]},
+            )
         )
     for source in cells[training + 1 :]:
         kernel.ok(source)
@@ -141,11 +155,11 @@ def sft_run(kernel, recipe, tmp_path_factory):
 
 
 def test_a_kernel_that_starts_beside_the_notebook_finds_the_checkout(kernel, sft_run):
-    look = (
-        "from r1nb.recipes import read_stage\nread_stage('scripts/recipes/quickstart.yaml#sft')['model_name_or_path']"
-    )
+    look = "from r1nb.recipes import read_stage\nread_stage('scripts/recipes/quickstart.yaml#sft')['model_name_or_path']"
     assert "'bundled'" in printed(kernel.ok(look))
-    assert str(ROOT / "runs" / "x") in printed(kernel.ok("from r1nb.runs import Run\nprint(Run('runs/x').path)"))
+    assert str(ROOT / "runs" / "x") in printed(
+        kernel.ok("from r1nb.runs import Run\nprint(Run('runs/x').path)")
+    )
 
 
 def test_interrupting_twice_stops_at_once(sft_run):
@@ -156,14 +170,23 @@ def test_interrupting_twice_stops_at_once(sft_run):
 
 def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
     run, (_, stopped, done) = sft_run
-    saved = int(re.search(r"KeyboardInterrupt: saved at step (\d+); run this cell again", errors(stopped)[-1])[1])
+    saved = int(
+        re.search(
+            r"KeyboardInterrupt: saved at step (\d+); run this cell again", errors(stopped)[-1]
+        )[1]
+    )
     assert 0 < saved < 40 and "interrupted: this step ends and is saved" in printed(stopped)
-    assert stopped[-1][1]["status"] == "interrupted" and f"checkpoint-{saved}" in stopped[-1][1]["saved"]
+    assert (
+        stopped[-1][1]["status"] == "interrupted"
+        and f"checkpoint-{saved}" in stopped[-1][1]["saved"]
+    )
     assert not errors(done) and f"going on from checkpoint-{saved}" in printed(done)
     assert done[-1][1]["status"] == "completed" and bar_moves(done)
     assert (run / "model" / "model.safetensors").exists() and run.manifest["starts"] == 3
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in logged if "loss" in r] == list(range(1, 41))  # the first start ended no step
+    assert [r["step"] for r in logged if "loss" in r] == list(
+        range(1, 41)
+    )  # the first start ended no step
 
 
 def test_an_interrupt_leaves_no_trainer_in_memory(kernel, sft_run):
@@ -180,7 +203,11 @@ def test_one_figure_is_drawn_in_place(sft_run):
 
 def test_a_mistake_in_a_recipe_is_one_line(kernel, sft_run):
     (message,) = errors(kernel.run("open_job('sft', config, {'learning_rat': 1}, run_dir)"))
-    assert message.startswith("InputError: ") and "did you mean 'learning_rate'" in message and "\n" not in message
+    assert (
+        message.startswith("InputError: ")
+        and "did you mean 'learning_rate'" in message
+        and "\n" not in message
+    )
 
 
 def test_grpo_draws_rewards_and_shows_completions(kernel, sft_run, tiny_model, tmp_path):
@@ -194,12 +221,17 @@ def test_grpo_draws_rewards_and_shows_completions(kernel, sft_run, tiny_model, t
     }
     keys |= {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 16}
     (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(keys))
-    cells = code_cells("grpo", config=str(tmp_path / "grpo.yaml"), overrides={}, run_dir=str(tmp_path / "run"))
+    cells = code_cells(
+        "grpo", config=str(tmp_path / "grpo.yaml"), overrides={}, run_dir=str(tmp_path / "run")
+    )
     messages = {source: kernel.ok(source) for source in cells}
     (training,) = (m for source, m in messages.items() if "run_grpo(run" in source)
     assert len(pictures(training)[0]) == 1
     samples = [
-        str(c["data"]) for m in messages.values() for k, c in m if k == "execute_result" and "<details>" in str(c)
+        str(c["data"])
+        for m in messages.values()
+        for k, c in m
+        if k == "execute_result" and "<details>" in str(c)
     ]
     assert len(samples) == 2 and all(s.count("<details>") == 6 and "accuracy" in s for s in samples)
     assert [r["step"] for r in Run(tmp_path / "run").metrics if "reward" in r] == [1, 2, 3]
@@ -213,17 +245,25 @@ def test_a_job_that_is_sent_away_outlives_the_kernel(kernel, recipe, tmp_path):
     assert "InputError" in message and "zero4" in message and not (tmp_path / "run").exists()
     assert "watch(" in printed(kernel.ok("job = %run_job sft"))
     assert "is being run by process" in errors(kernel.run("%run_job sft"))[0]
-    looked = kernel.run("watch(job, every=0.5)", lambda m: sum(k == "update_display_data" for k, _ in m) > 2)
+    looked = kernel.run(
+        "watch(job, every=0.5)", lambda m: sum(k == "update_display_data" for k, _ in m) > 2
+    )
     assert not errors(looked) and "not watched any more; the job goes on" in printed(looked)
     assert re.fullmatch("'(starting|running)'", looked[-1][1]["data"]["text/plain"])
     process = launcher(Run(tmp_path / "run"))
     kernel.close()  # the last test that needs it
-    assert process and launcher(Run(tmp_path / "run")) == process  # the kernel is gone, the job is not
+    assert (
+        process and launcher(Run(tmp_path / "run")) == process
+    )  # the kernel is gone, the job is not
     assert watch(tmp_path / "run", every=0.5) == "completed"
     wait_for(lambda: launcher(Run(tmp_path / "run")) is None, "end of the launcher")
     cells = nbformat.read(tmp_path / "run" / "job.ipynb", 4).cells
-    figures = [c.source for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(figures) == 1 and figures[0].startswith("curves(")  # a record has the curves once, at the end
+    figures = [
+        c.source for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
+    assert len(figures) == 1 and figures[0].startswith(
+        "curves("
+    )  # a record has the curves once, at the end
 
 
 def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeypatch):
@@ -240,16 +280,33 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
     with pytest.raises(InputError, match="no time limit"):
         submit("sft", str(recipe), run_dir=folder, slurm=True, time="soon")
     assert not folder.exists()
-    run = submit("sft", str(recipe), {}, folder, slurm=True, accelerator="ddp", num_processes=2, time="1:00:00")
+    run = submit(
+        "sft",
+        str(recipe),
+        {},
+        folder,
+        slurm=True,
+        accelerator="ddp",
+        num_processes=2,
+        time="1:00:00",
+    )
     assert (run.status, run.manifest["slurm"]["job"]) == ("queued", 41)
     script = (tmp_path / "script").read_text()
-    assert "#SBATCH --time=1:00:00" in script and "R1NB_PROCESSES=2" in script and f"R1NB_RUN_DIR={folder}" in script
+    assert (
+        "#SBATCH --time=1:00:00" in script
+        and "R1NB_PROCESSES=2" in script
+        and f"R1NB_RUN_DIR={folder}" in script
+    )
     with pytest.raises(InputError, match="in the queue, as job 41"):
         submit("sft", str(recipe), {}, folder, slurm=True)
     (tmp_path / "squeue").write_text("#!/bin/sh\n")  # it has ended
     shutil.copy(JOBS / "sft.ipynb", tmp_path / "mine.ipynb")
-    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "mine.ipynb"))  # as JupyterLab tells its kernels
-    run_job("sft --slurm --time 1:00:00", {"config": str(recipe), "run_dir": str(tmp_path / "mine")})
+    monkeypatch.setenv(
+        "JPY_SESSION_NAME", str(tmp_path / "mine.ipynb")
+    )  # as JupyterLab tells its kernels
+    run_job(
+        "sft --slurm --time 1:00:00", {"config": str(recipe), "run_dir": str(tmp_path / "mine")}
+    )
     assert f'"notebook": "{tmp_path}/mine.ipynb"' in (tmp_path / "script").read_text()
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2; exit 1\n")
     with pytest.raises(InputError, match="invalid partition"):
@@ -271,7 +328,12 @@ def jupyterlab(recipe, tmp_path_factory):
     port, log = free_port(), open(home / "log", "w")
     own = {
         f"{name}_DIR": str(home / name)
-        for name in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTERLAB_SETTINGS", "JUPYTERLAB_WORKSPACES")
+        for name in (
+            "JUPYTER_CONFIG",
+            "JUPYTER_DATA",
+            "JUPYTERLAB_SETTINGS",
+            "JUPYTERLAB_WORKSPACES",
+        )
     }
     arguments = [
         "--no-browser",
@@ -282,9 +344,18 @@ def jupyterlab(recipe, tmp_path_factory):
     words = (ROOT / "scripts" / "targets.sh").read_text().split()
     options = [w for w in words if w.startswith("--LabApp.default_url=")]  # as `make lab` opens it
     assert options
-    command = [sys.executable, "-m", "jupyterlab", *arguments, *options, f"--ServerApp.root_dir={home}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        *arguments,
+        *options,
+        f"--ServerApp.root_dir={home}",
+    ]
     environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home, env=environment, start_new_session=True)
+    server = subprocess.Popen(
+        command, stdout=log, stderr=log, cwd=home, env=environment, start_new_session=True
+    )
     address = f"http://127.0.0.1:{port}"
 
     def answers():
@@ -317,12 +388,18 @@ def test_all_cells_of_a_job_in_a_browser(jupyterlab):
         panel.locator("a", has_text="jobs/sft").first.click()
         panel.locator("h1", has_text="supervised fine-tuning").wait_for(timeout=patience)
         # The indicator says idle also before there is a connection to the kernel; the status bar does not.
-        page.locator("#jp-main-statusbar", has_text="Python 3 (ipykernel) | Idle").wait_for(timeout=patience)
+        page.locator("#jp-main-statusbar", has_text="Python 3 (ipykernel) | Idle").wait_for(
+            timeout=patience
+        )
         page.locator(".lm-MenuBar-item", has_text="Run").click()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-        panel.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*1]\]")).first.wait_for(timeout=patience)
+        panel.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*1]\]")).first.wait_for(
+            timeout=patience
+        )
         figures = panel.locator(".jp-OutputArea-output img")
-        figures.nth(1).wait_for(state="attached", timeout=patience)  # the live one, then that of all curves
+        figures.nth(1).wait_for(
+            state="attached", timeout=patience
+        )  # the live one, then that of all curves
         status = panel.locator(".jp-Notebook-ExecutionIndicator")
         expect(status).to_have_attribute("data-status", "idle", timeout=patience)
         live = figures.first
@@ -330,6 +407,11 @@ def test_all_cells_of_a_job_in_a_browser(jupyterlab):
         assert live.evaluate("image => image.complete && image.naturalWidth > 100")
         page.screenshot(path=home / "sft.png")
         assert panel.locator("progress").count() == 1
-        assert panel.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
+        assert (
+            panel.locator(
+                ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+            ).count()
+            == 0
+        )
         chromium.close()
     assert Run(home / "run").status == "completed"

@@ -50,7 +50,9 @@ def listed(folder, runs):
 
 def stamps(folder):
     "When each file below `folder` was last written."
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()
+    }
 
 
 # ---- the whole pipeline ------------------------------------------------------------------------------------------
@@ -67,7 +69,9 @@ class Finished:
         self.seconds = time.monotonic() - begin
 
     def __call__(self, options):
-        return r1nb("pipeline", self.recipe, *options.split(), cwd=self.folder, runs=self.runs, deadline=580)
+        return r1nb(
+            "pipeline", self.recipe, *options.split(), cwd=self.folder, runs=self.runs, deadline=580
+        )
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +91,10 @@ def test_pipeline_completes_every_stage_and_says_so(pipeline):
     heads = re.findall(r"=== \[(\d)/5\] (\w+) .*?===", pipeline.result.out)
     assert heads == [(str(i), s) for i, s in enumerate(STAGES, 1)]
     summary = (pipeline.path / "summary.txt").read_text()
-    assert summary.strip() in pipeline.result.out and str(pipeline.path / "report.html") in pipeline.result.out
+    assert (
+        summary.strip() in pipeline.result.out
+        and str(pipeline.path / "report.html") in pipeline.result.out
+    )
     for words in ("base", "sft - base", "grpo - base", "avg@2", "%"):
         assert words in summary
 
@@ -99,10 +106,20 @@ def test_a_stage_leaves_its_record(pipeline, stage):
     cells = record(run / "job.ipynb")
     assert set(statuses(cells)) == {"completed"} and not errors(cells) and images(cells)
     m = run.manifest
-    assert m["stage"] == stage and m["starts"] == 1 and m["seconds"] > 0 and m["summary"] and m["seed"] == 0
-    assert {"torch", "transformers", "trl", "r1nb"} <= set(m["packages"]) and m["hardware"]["cores"] >= 1
+    assert (
+        m["stage"] == stage
+        and m["starts"] == 1
+        and m["seconds"] > 0
+        and m["summary"]
+        and m["seed"] == 0
+    )
+    assert {"torch", "transformers", "trl", "r1nb"} <= set(m["packages"]) and m["hardware"][
+        "cores"
+    ] >= 1
     if (ROOT / ".git").exists():
-        assert re.fullmatch("[0-9a-f]{40}", m["git"]["revision"]) and isinstance(m["git"]["dirty"], bool)
+        assert re.fullmatch("[0-9a-f]{40}", m["git"]["revision"]) and isinstance(
+            m["git"]["dirty"], bool
+        )
     inputs = {
         "generate": {"model_name_or_path"}, "curate": {"dataset_name", "model_name_or_path"},
         "sft": {"dataset_name", "model_name_or_path"}, "grpo": {"model_name_or_path"},
@@ -110,11 +127,22 @@ def test_a_stage_leaves_its_record(pipeline, stage):
     }  # fmt: skip
     assert set(m["inputs"]) == inputs[stage]
     assert all(re.fullmatch("[0-9a-f]{16}", v["sha256"]) for v in m["inputs"].values())
-    parents = {"curate": ["generate"], "sft": ["curate"], "grpo": ["sft"], "evaluate": ["sft", "grpo"]}.get(stage, [])
+    parents = {
+        "curate": ["generate"],
+        "sft": ["curate"],
+        "grpo": ["sft"],
+        "evaluate": ["sft", "grpo"],
+    }.get(stage, [])
     assert m["parents"] == [str(pipeline.path / p) for p in parents]
     steps = [row["step"] for row in run.metrics]
     assert steps == ([1, 2, 3, 4] if stage in ("sft", "grpo") else [])
-    output = {"generate": "dataset", "curate": "dataset", "sft": "model", "grpo": "model", "evaluate": "results"}[stage]
+    output = {
+        "generate": "dataset",
+        "curate": "dataset",
+        "sft": "model",
+        "grpo": "model",
+        "evaluate": "results",
+    }[stage]
     assert any((run / output).iterdir())
 
 
@@ -129,7 +157,11 @@ class Addresses(HTMLParser):
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.images += tag == "img"
-        named = attributes.get("href") if tag == "link" else attributes.get("src") or attributes.get("srcset")
+        named = (
+            attributes.get("href")
+            if tag == "link"
+            else attributes.get("src") or attributes.get("srcset")
+        )
         if named and not named.startswith("data:"):
             self.found.append((tag, named))
 
@@ -162,7 +194,11 @@ def test_a_changed_recipe_is_refused(pipeline):
     before = stamps(pipeline.runs)
     result = pipeline("--sft.max_steps 5")
     assert result.code == 2 and "Traceback" not in result.err
-    assert "stage 'sft'" in result.err and "max_steps: 4 -> 5" in result.err and "--from sft" in result.err
+    assert (
+        "stage 'sft'" in result.err
+        and "max_steps: 4 -> 5" in result.err
+        and "--from sft" in result.err
+    )
     assert stamps(pipeline.runs) == before
 
 
@@ -178,7 +214,9 @@ def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
     runs = {stage: Run(pipeline.path / stage) for stage in ("grpo", "evaluate")}
     assert [r["step"] for r in runs["grpo"].metrics] == [1, 2, 3]
     assert all(r.status == "completed" and r.manifest["starts"] == 1 for r in runs.values())
-    assert [p.name for p in (runs["grpo"] / "logs").iterdir()] == ["rank-0.log"]  # nothing of the old run is left
+    assert [p.name for p in (runs["grpo"] / "logs").iterdir()] == [
+        "rank-0.log"
+    ]  # nothing of the old run is left
 
 
 # ---- what stops a job, and how it goes on ------------------------------------------------------------------------
@@ -204,7 +242,9 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
         def far_enough():
             log = run / "metrics.jsonl"
             lines = log.read_text().count("\n") if log.exists() else 0
-            return lines >= had + more and list((run / "checkpoints").glob("checkpoint-*/trainer_state.json"))
+            return lines >= had + more and list(
+                (run / "checkpoints").glob("checkpoint-*/trainer_state.json")
+            )
 
         wait_for(far_enough, "training", process)
         return process, run.manifest["pid"]
@@ -223,7 +263,9 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
         states = statuses(cells)
         failed = states.index("failed")
         assert "run_grpo" in cells[failed].source
-        assert states == ["completed"] * failed + ["failed"] + ["pending"] * (len(states) - failed - 1)
+        assert states == ["completed"] * failed + ["failed"] + ["pending"] * (
+            len(states) - failed - 1
+        )
 
     # Ctrl-C
     process, job = train_until(3)
@@ -254,11 +296,19 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     result = r1nb("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err[-3000:]
     assert int(re.search(r"going on from checkpoint-(\d+)", result.out)[1]) >= 8
-    assert run.status == "completed" and run.manifest["starts"] == 4 and run.manifest["summary"]["steps"] == STEPS
+    assert (
+        run.status == "completed"
+        and run.manifest["starts"] == 4
+        and run.manifest["summary"]["steps"] == STEPS
+    )
     assert [r["step"] for r in run.metrics] == list(range(1, STEPS + 1))
     assert all("loss" in r and "reward" in r for r in run.metrics)
     assert set(statuses(record(run / "job.ipynb"))) == {"completed"}
-    assert sorted(p.name for p in (run / "logs").glob("job-*.ipynb")) == ["job-1.ipynb", "job-2.ipynb", "job-3.ipynb"]
+    assert sorted(p.name for p in (run / "logs").glob("job-*.ipynb")) == [
+        "job-1.ipynb",
+        "job-2.ipynb",
+        "job-3.ipynb",
+    ]
 
 
 def listed_while_running(folder, runs):
@@ -271,7 +321,10 @@ def listed_while_running(folder, runs):
 @pytest.mark.slow
 def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path, tiny_model):
     problems, samples = 60, 2
-    data = "".join(json.dumps({"problem": f"{i} + {i} =", "answer": str(2 * i)}) + "\n" for i in range(problems))
+    data = "".join(
+        json.dumps({"problem": f"{i} + {i} =", "answer": str(2 * i)}) + "\n"
+        for i in range(problems)
+    )
     (tmp_path / "sums.jsonl").write_text(data)
     runs, run = tmp_path / "runs", Run(tmp_path / "runs" / "evaluate" / "default")
     log = run / "results" / "samples-model.jsonl"
@@ -312,13 +365,21 @@ def signal_process(pid):
 
 
 def notebook(path, *cells):
-    nb = new_notebook(cells=[new_code_cell("steps = 2", metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)])
+    nb = new_notebook(
+        cells=[
+            new_code_cell("steps = 2", metadata={"tags": ["parameters"]}),
+            *map(new_code_cell, cells),
+        ]
+    )
     nbformat.write(nb, path)
     return path
 
 
 def test_a_plain_notebook_runs_with_parameters(tmp_path):
-    path, runs = notebook(tmp_path / "plain.ipynb", "print('steps times two', steps * 2)"), tmp_path / "runs"
+    path, runs = (
+        notebook(tmp_path / "plain.ipynb", "print('steps times two', steps * 2)"),
+        tmp_path / "runs",
+    )
     result = r1nb("run", path, "-p", "steps", "21", cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err
     assert "steps times two 42" in result.out
@@ -335,15 +396,25 @@ def test_a_plain_notebook_runs_with_parameters(tmp_path):
 
 
 def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
-    path, runs = notebook(tmp_path / "bad.ipynb", "print('so far')\n1/0", "print('never')"), tmp_path / "runs"
+    path, runs = (
+        notebook(tmp_path / "bad.ipynb", "print('so far')\n1/0", "print('never')"),
+        tmp_path / "runs",
+    )
     result = r1nb("run", path, cwd=tmp_path, runs=runs)
     assert result.code == 1
     run = Run(runs / "notebook" / "bad")
-    assert f"failed: ZeroDivisionError: division by zero\n  the record up to there: {run / 'job.ipynb'}" in result.err
+    assert (
+        f"failed: ZeroDivisionError: division by zero\n  the record up to there: {run / 'job.ipynb'}"
+        in result.err
+    )
     cells = record(run / "job.ipynb")
-    assert statuses(cells) == ["completed", "failed", "pending"] and errors(cells) == ["ZeroDivisionError"]
+    assert statuses(cells) == ["completed", "failed", "pending"] and errors(cells) == [
+        "ZeroDivisionError"
+    ]
     shown = re.sub("\x1b\\[[0-9;]*m", "", "\n".join(cells[1].outputs[-1].traceback))
-    assert "2 1/0" in shown and "ZeroDivisionError" in shown and cells[1].outputs[0].text == "so far\n"
+    assert (
+        "2 1/0" in shown and "ZeroDivisionError" in shown and cells[1].outputs[0].text == "so far\n"
+    )
     assert run.status == "failed" and "ZeroDivisionError" in run.manifest["error"]
     assert listed(tmp_path, runs)["notebook/bad"]["state"] == "failed"
     notebook(path, "print('mended')", "print('never')")
@@ -359,7 +430,9 @@ def test_a_changed_copy_of_a_job_notebook_is_a_job_of_its_stage(tiny_model, tmp_
     (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(keys))
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
     (parameters,) = (c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
-    parameters.source = f"config = '{tmp_path}/grpo.yaml'\noverrides = {{'seed': 1}}\nrun_dir = 'mine'\nweight = 1"
+    parameters.source = (
+        f"config = '{tmp_path}/grpo.yaml'\noverrides = {{'seed': 1}}\nrun_dir = 'mine'\nweight = 1"
+    )
     reward = """
 from r1nb.rewards import completion_texts, register_reward
 @register_reward("vowels")
@@ -367,11 +440,25 @@ def vowels(completions, **columns): return [weight * sum(map(t.count, "aeiou")) 
 """
     nb.cells.insert(nb.cells.index(parameters) + 1, new_code_cell(reward.strip()))
     nbformat.write(nb, tmp_path / "mine.ipynb")
-    result = r1nb("run", "mine.ipynb", "-p", "weight", "3", "--max_steps", "1", cwd=tmp_path, runs=tmp_path / "runs")
+    result = r1nb(
+        "run",
+        "mine.ipynb",
+        "-p",
+        "weight",
+        "3",
+        "--max_steps",
+        "1",
+        cwd=tmp_path,
+        runs=tmp_path / "runs",
+    )
     assert result.code == 0, result.err[-3000:]
     run = Run(tmp_path / "mine")
-    assert run.status == "completed" and run.manifest["stage"] == "grpo" and run.manifest["seed"] == 1
-    assert len(run.metrics) == 1 and (run / "job.ipynb").exists() and not (tmp_path / "runs").exists()
+    assert (
+        run.status == "completed" and run.manifest["stage"] == "grpo" and run.manifest["seed"] == 1
+    )
+    assert (
+        len(run.metrics) == 1 and (run / "job.ipynb").exists() and not (tmp_path / "runs").exists()
+    )
     total = round(8 * run.metrics[0]["reward"], 3)
     assert total > 0 and total % 3 == 0
 
@@ -414,10 +501,21 @@ def generate_job(folder, tiny_model, kind):
 @pytest.mark.parametrize("kind", EARLY)
 def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kind):
     recipe, path, message = generate_job(tmp_path, tiny_model, kind)
-    result = r1nb("run", path, "--config", f"{recipe}#generate", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)
+    result = r1nb(
+        "run",
+        path,
+        "--config",
+        f"{recipe}#generate",
+        "--run-dir",
+        "run",
+        cwd=tmp_path,
+        runs=tmp_path,
+    )
     run = Run(tmp_path / "run")
     assert (result.code, run.status) == (1, "failed"), result.err[-2000:]
-    assert message in result.err and message in run.manifest["error"] and "Traceback" not in result.err
+    assert (
+        message in result.err and message in run.manifest["error"] and "Traceback" not in result.err
+    )
     assert listed(tmp_path, tmp_path)["run"]["state"] == "failed"
 
 
@@ -429,7 +527,10 @@ def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_
         "pipeline.jobs['generate'].notebook = sys.argv[2]; sys.exit(run_pipeline(pipeline, report=False))"
     )
     env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}
-    assert subprocess.run([sys.executable, "-c", code, recipe, path], env=env, timeout=300).returncode == 1
+    assert (
+        subprocess.run([sys.executable, "-c", code, recipe, path], env=env, timeout=300).returncode
+        == 1
+    )
     runs = tmp_path / "runs" / "early"
     assert Run(runs).status == "failed" and Run(runs / "generate").status == "failed"
     assert not (runs / "again").exists()
@@ -443,7 +544,9 @@ def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_
 def test_an_ordinary_notebook_may_end_when_it_likes(tmp_path, source, code, status):
     path = notebook(tmp_path / "plain.ipynb", source, "print('never')")
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
-    assert (result.code, Run(tmp_path / "runs" / "notebook" / "plain").status) == (code, status), result.err
+    assert (result.code, Run(tmp_path / "runs" / "notebook" / "plain").status) == (code, status), (
+        result.err
+    )
 
 
 def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
@@ -462,8 +565,14 @@ def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
                 parameter_value("x", given)
         else:
             assert repr(parameter_value("x", given)) == shown
-    for option, given, shown in [("-p", "False", "False"), ("-p", "nan", "nan"), ("-r", "007", "'007'")]:
-        result = r1nb("run", path, option, "steps", given, "--force", cwd=tmp_path, runs=tmp_path / "runs")
+    for option, given, shown in [
+        ("-p", "False", "False"),
+        ("-p", "nan", "nan"),
+        ("-r", "007", "'007'"),
+    ]:
+        result = r1nb(
+            "run", path, option, "steps", given, "--force", cwd=tmp_path, runs=tmp_path / "runs"
+        )
         assert result.code == 0 and f"value {shown}\n" in result.out, result.err
 
 
@@ -474,7 +583,11 @@ def test_what_a_program_prints_is_on_the_screen_in_the_log_and_in_the_record(tmp
     assert result.code == 0, result.err
     run = Run(tmp_path / "runs" / "notebook" / "said")
     log = (run / "logs" / "rank-0.log").read_text().splitlines()
-    assert {"said", "bad"} <= set(log) and any("careful" in line for line in log) and "\x1b" not in "".join(log)
+    assert (
+        {"said", "bad"} <= set(log)
+        and any("careful" in line for line in log)
+        and "\x1b" not in "".join(log)
+    )
     assert "said\n" in result.out and "bad\n" in result.err and "careful" in result.err
     outputs = {o.name: o.text for o in record(run / "job.ipynb")[-1].outputs}
     assert outputs["stdout"] == "said\n" and "\x1b[31mbad\x1b[0m\n" in outputs["stderr"]
@@ -486,10 +599,12 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
     run = Run(tmp_path / "runs" / "notebook" / "half")
     assert (result.code, run.status) == (1, "failed"), result.err
     assert (
-        "ValueError: \\ud800" in run.manifest["error"] and "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
+        "ValueError: \\ud800" in run.manifest["error"]
+        and "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
     )
     assert (
-        errors(record(run / "job.ipynb")) == ["ValueError"] and "Traceback (most" not in result.err.split("r1nb:")[-1]
+        errors(record(run / "job.ipynb")) == ["ValueError"]
+        and "Traceback (most" not in result.err.split("r1nb:")[-1]
     )
 
 
@@ -497,7 +612,10 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
     "arguments, message",
     [
         (["r.ipynb"], "r.ipynb: a notebook in r; the engine r1nb runs python"),
-        (["plain.ipynb", "-p", "steps", "[1, 2"], "-p steps: '[1, 2' begins like a list but is not valid JSON"),
+        (
+            ["plain.ipynb", "-p", "steps", "[1, 2"],
+            "-p steps: '[1, 2' begins like a list but is not valid JSON",
+        ),
         (["plain.ipynb", "-p", "step", "3"], "unknown parameter 'step'; did you mean 'steps'?"),
         (["plain.ipynb", "--steps", "3"], "-p name value"),
         (["missing.ipynb"], "missing.ipynb does not exist"),

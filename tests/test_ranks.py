@@ -19,7 +19,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from r1nb.runs import Run
 from r1nb.sft import checkpoints
 
-deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)")
+deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)"
+)
 
 
 def alive(mark):
@@ -52,7 +54,10 @@ def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 4, "--run-dir", tmp_path / "two",
                   "--accelerator", accelerator, "--num_processes", 2, cwd=tmp_path, runs=tmp_path)  # fmt: skip
     assert result.code == 0, result.err[-3000:]
-    assert losses(Run(tmp_path / "two")) == pytest.approx(losses(alone), abs=2e-3) and len(losses(alone)) == 6
+    assert (
+        losses(Run(tmp_path / "two")) == pytest.approx(losses(alone), abs=2e-3)
+        and len(losses(alone)) == 6
+    )
     run = Run(tmp_path / "two")
     assert run.status == "completed" and run.manifest["world_size"] == 2
     assert (run / "model" / "model.safetensors").exists() and checkpoints(run / "checkpoints")
@@ -63,7 +68,10 @@ def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     for path, count in ((run / "job.ipynb", 0), (run / "logs" / "job-rank1.ipynb", 3)):
         nb = nbformat.read(path, as_version=4)
         states = [c.metadata.papermill.status for c in nb.cells if c.cell_type == "code"]
-        assert states.count("pending") == count and set(states) <= {"completed", "pending"}  # previews are rank 0's
+        assert states.count("pending") == count and set(states) <= {
+            "completed",
+            "pending",
+        }  # previews are rank 0's
     from safetensors.torch import load_file
 
     one, two = (load_file(p / "model" / "model.safetensors") for p in (alone.path, run.path))
@@ -99,7 +107,11 @@ def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
             "max_steps": 6, "num_generations": 4, "max_completion_length": 16, "reward_funcs": ["length"],
             "save_strategy": "no"}  # fmt: skip
     curves = []
-    for name, rows, accumulated, ranks in (("one", 16, 1, 1), ("accumulated", 8, 2, 1), ("two", 8, 1, 2)):
+    for name, rows, accumulated, ranks in (
+        ("one", 16, 1, 1),
+        ("accumulated", 8, 2, 1),
+        ("two", 8, 1, 2),
+    ):
         sizes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys | sizes))
         result = r1nb("run", "learn.ipynb", "--config", f"{name}.yaml", "--num_processes", ranks, "--run-dir", name,
@@ -107,7 +119,13 @@ def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
         assert result.code == 0, result.err[-3000:]
         run = Run(tmp_path / name)
         assert run.metrics[0]["num_tokens"] > 0 and (run / "model" / "model.safetensors").exists()
-        curves.append([[row["reward"], row["loss"], row["grad_norm"]] for row in run.metrics if "reward" in row])
+        curves.append(
+            [
+                [row["reward"], row["loss"], row["grad_norm"]]
+                for row in run.metrics
+                if "reward" in row
+            ]
+        )
     one, accumulated, two = curves
     assert len(one) == 6 and all(norm > 0 for _, _, norm in one)
     for other in (accumulated, two):
@@ -128,7 +146,9 @@ def test_the_script_under_accelerate_launch_takes_the_flags_of_open_r1(recipe, t
                "--eval_strategy", "steps", "--eval_steps", 100,
                "--output_dir", tmp_path / "out"]  # fmt: skip
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     run = Run(tmp_path / "out")
     assert run.status == "completed" and run.manifest["world_size"] == 2
@@ -162,7 +182,9 @@ def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, m
 
     module = importlib.import_module(f"r1nb.{stage}")
     keys = {"use_peft": True, "model_name_or_path": "bundled"}
-    configuration, _ = module.configure({**keys, "dataset_name": str(recipe.parent / "traces.jsonl")})
+    configuration, _ = module.configure(
+        {**keys, "dataset_name": str(recipe.parent / "traces.jsonl")}
+    )
     for name, value in stand.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="use_peft.*ddp or zero2"):
@@ -193,12 +215,16 @@ class Pair:
     "A notebook on two ranks. A rank leaves its process id in `pid-N` and goes on to `then` when `go-N` appears."
 
     def __init__(self, folder, then="pass"):
-        nbformat.write(new_notebook(cells=[new_code_cell(WORK), new_code_cell(then)]), folder / "work.ipynb")
+        nbformat.write(
+            new_notebook(cells=[new_code_cell(WORK), new_code_cell(then)]), folder / "work.ipynb"
+        )
         self.folder, self.mark = folder, f"R1NB_TEST_MARK={folder}"
         self.run = Run(folder / "run")
         self.process = start("run", "work.ipynb", "--num_processes", 2, "--run-dir", "run", cwd=folder, runs=folder,
                              R1NB_TEST_MARK=str(folder))  # fmt: skip
-        self.pids = [int(wait_for(lambda r=r: self.pid_of(r), f"rank {r}", self.process)) for r in (0, 1)]
+        self.pids = [
+            int(wait_for(lambda r=r: self.pid_of(r), f"rank {r}", self.process)) for r in (0, 1)
+        ]
 
     def pid_of(self, rank):
         try:
@@ -232,7 +258,10 @@ def test_a_killed_rank_ends_all(tmp_path):
     os.kill(pair.pids[1], signal.SIGKILL)
     result = pair.end()
     assert result.code == 137 and "rank 1 was killed by signal 9" in result.err
-    assert pair.run.manifest["status"] == "failed" and "rank 1 was killed" in pair.run.manifest["error"]
+    assert (
+        pair.run.manifest["status"] == "failed"
+        and "rank 1 was killed" in pair.run.manifest["error"]
+    )
 
 
 @pytest.mark.slow

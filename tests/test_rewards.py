@@ -43,19 +43,29 @@ def test_accuracy_for_strings_and_conversations():
     assert accuracy_reward(texts, answer) == expected
     assert (
         accuracy_reward(
-            completions=chat(*texts), answer=answer, prompts=[[{"role": "user", "content": "?"}]] * 5, ids=[1] * 5
+            completions=chat(*texts),
+            answer=answer,
+            prompts=[[{"role": "user", "content": "?"}]] * 5,
+            ids=[1] * 5,
         )
         == expected
     )
 
 
 def test_accuracy_of_a_symbolic_answer():
-    assert accuracy_reward(chat(r"\boxed{2\sqrt2}", r"\boxed{2\sqrt3}"), [r"\sqrt{8}"] * 2) == [1.0, 0.0]
+    assert accuracy_reward(chat(r"\boxed{2\sqrt2}", r"\boxed{2\sqrt3}"), [r"\sqrt{8}"] * 2) == [
+        1.0,
+        0.0,
+    ]
 
 
 def test_accuracy_logs_what_it_extracted():
     logged = {}
-    accuracy_reward(chat(RIGHT, "18"), ["18", "18"], log_extra=lambda name, values: logged.update({name: values}))
+    accuracy_reward(
+        chat(RIGHT, "18"),
+        ["18", "18"],
+        log_extra=lambda name, values: logged.update({name: values}),
+    )
     assert logged == {"extracted_answer": ["18", ""]}
 
 
@@ -64,7 +74,9 @@ def test_a_box_in_an_unfinished_thought_pays_nothing():
     rendered = "9*2?<|im_start|>assistant\n<think>\n"
     assert accuracy_reward([cut, cut], ["18"] * 2, prompts=["9*2?", rendered]) == [1.0, 0.0]
     (func,) = get_reward_funcs(["accuracy"], prefill=open_think(rendered))
-    assert func(completions=chat(cut, "9*2</think>\\boxed{18}"), prompts=None, answer=["18"] * 2) == [0.0, 1.0]
+    assert func(
+        completions=chat(cut, "9*2</think>\\boxed{18}"), prompts=None, answer=["18"] * 2
+    ) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +133,9 @@ def test_a_prompt_that_ends_with_think_counts(func):
 def test_tag_count_asks_for_exactly_one():
     pieces = ["<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>"]
     assert [tag_count_reward([p])[0] for p in pieces] == [0.25] * 4
-    assert tag_count_reward(["".join(pieces), "".join(pieces[:2]), "".join(pieces) * 2, "<think></think>"]) == [
+    assert tag_count_reward(
+        ["".join(pieces), "".join(pieces[:2]), "".join(pieces) * 2, "<think></think>"]
+    ) == [
         1.0,
         0.5,
         0.0,
@@ -131,20 +145,34 @@ def test_tag_count_asks_for_exactly_one():
 
 def test_texts_of_messages():
     split = {"role": "assistant", "content": "b", "reasoning_content": "a"}
-    parts = {"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}
+    parts = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}],
+    }
     tool = [
         {"role": "assistant", "content": "call"},
         {"role": "tool", "content": "3"},
         {"role": "assistant", "content": "end"},
     ]
     empty = {"role": "assistant", "content": None}
-    assert completion_texts([[split], [parts], tool, [empty], []]) == ["<think>\na\n</think>\nb", "xy", "end", "", ""]
+    assert completion_texts([[split], [parts], tool, [empty], []]) == [
+        "<think>\na\n</think>\nb",
+        "xy",
+        "end",
+        "",
+        "",
+    ]
     assert format_reward([[split]]) == [1.0]
 
 
 def test_names():
     funcs = get_reward_funcs(["accuracy", "format", "tag_count", "r1nb.rewards:format_zero_reward"])
-    assert [f.__name__ for f in funcs] == ["accuracy_reward", "format_reward", "tag_count_reward", "format_zero_reward"]
+    assert [f.__name__ for f in funcs] == [
+        "accuracy_reward",
+        "format_reward",
+        "tag_count_reward",
+        "format_zero_reward",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +197,9 @@ def test_names_must_be_a_list():
 
 
 def test_own_reward(monkeypatch, tmp_path):
-    (tmp_path / "my_rewards.py").write_text("def short(completions, **_): return [-len(c) for c in completions]")
+    (tmp_path / "my_rewards.py").write_text(
+        "def short(completions, **_): return [-len(c) for c in completions]"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     table = preview_rewards(["?"] * 2, ["ab", "abcd"], ["my_rewards:short"])
     assert table["my_rewards:short"].tolist() == [-2, -4]
@@ -193,7 +223,9 @@ def test_register(monkeypatch):
 
 
 def test_preview():
-    table = preview_rewards(["p"] * 3, chat(RIGHT, "18", RIGHT), ["accuracy", "format"], answer=["18", "18", ""])
+    table = preview_rewards(
+        ["p"] * 3, chat(RIGHT, "18", RIGHT), ["accuracy", "format"], answer=["18", "18", ""]
+    )
     assert list(table.columns) == ["prompt", "completion", "accuracy", "format"]
     assert table["accuracy"].fillna(-1).tolist() == [1, 0, -1]
     assert table["format"].tolist() == [1, 0, 1]
@@ -213,7 +245,9 @@ def test_import_is_light():
 
 
 def test_reasoning_steps_counts_a_numbered_list_only_at_the_start():
-    assert reasoning_steps_reward(["1. a\n2. b\n3. c", "\n- a\n- b\n* c", "Step 1: a Step 22: b"]) == [
+    assert reasoning_steps_reward(
+        ["1. a\n2. b\n3. c", "\n- a\n- b\n* c", "Step 1: a Step 22: b"]
+    ) == [
         1 / 3,
         1.0,
         2 / 3,
@@ -221,7 +255,12 @@ def test_reasoning_steps_counts_a_numbered_list_only_at_the_start():
 
 
 def test_length_is_compared_within_a_prompt():
-    texts = [r"\boxed{1}", r"\boxed{1}".rjust(100), r"\boxed{1}".rjust(500), r"\boxed{1}".rjust(900)]
+    texts = [
+        r"\boxed{1}",
+        r"\boxed{1}".rjust(100),
+        r"\boxed{1}".rjust(500),
+        r"\boxed{1}".rjust(900),
+    ]
     assert len_reward(texts, ["1"] * 4, prompts=["a", "a", "b", "b"]) == [0.5, -0.5, 0.5, -0.5]
     wrong = len_reward(texts[:2], ["2", "2"])
     assert wrong == [0.0, -0.5]  # short and wrong gains nothing
@@ -249,9 +288,9 @@ def test_repetition_is_the_share_of_seen_ngrams(words, n):
 
 def test_repetition_in_chinese():
     pytest.importorskip("jieba")
-    assert repetition_penalty_reward(["我爱北京我爱北京", "我爱北京"], ngram_size=2, language="zh") == pytest.approx(
-        [-0.4, 0.0]
-    )
+    assert repetition_penalty_reward(
+        ["我爱北京我爱北京", "我爱北京"], ngram_size=2, language="zh"
+    ) == pytest.approx([-0.4, 0.0])
     with pytest.raises(InputError, match="did you mean 'zh'"):
         repetition_penalty_reward(["a"], language="zhh")
 
@@ -264,18 +303,28 @@ def test_options_come_from_the_recipe():
         format_form="open_r1",
     )
     overlong, form = get_reward_funcs(options, prefill="<think>\n")
-    assert overlong(completions=["a"] * 3, prompts=["?"] * 3, completion_ids=[[0] * 6, [0] * 8, [0] * 11]) == [
+    assert overlong(
+        completions=["a"] * 3, prompts=["?"] * 3, completion_ids=[[0] * 6, [0] * 8, [0] * 11]
+    ) == [
         0.0,
         -0.5,
         -1.0,
     ]
-    assert form(completions=["x\n</think>\n<answer>\n1\n</answer>", "x</think>1"], prompts=["?"] * 2) == [1.0, 0.0]
-    assert (overlong.__name__, form.__name__) == ("soft_overlong_punishment_reward", "format_reward")
+    assert form(
+        completions=["x\n</think>\n<answer>\n1\n</answer>", "x</think>1"], prompts=["?"] * 2
+    ) == [1.0, 0.0]
+    assert (overlong.__name__, form.__name__) == (
+        "soft_overlong_punishment_reward",
+        "format_reward",
+    )
 
 
 def test_every_reward_takes_trls_call():
     "All of the registry on one call as TRL makes it: one number or None for each completion."
-    info = {"language": "python", "test_cases": [{"type": "stdin_stdout", "input": "", "output": "18"}]}
+    info = {
+        "language": "python",
+        "test_cases": [{"type": "stdin_stdout", "input": "", "output": "18"}],
+    }
     columns = dict(
         prompts=[[{"role": "user", "content": "?"}]] * 2,
         completions=chat(RIGHT, "```python\nprint(18)\n```"),

@@ -93,7 +93,9 @@ def test_a_damaged_manifest_costs_its_own_run_only(text, good):
     before = (bad / "manifest.json").read_bytes()
     with pytest.raises(InputError, match=re.escape(str(bad / "manifest.json"))):
         open_run(bad.path, "sft", {})
-    assert (bad / "manifest.json").read_bytes() == before and os.listdir(bad.path) == ["manifest.json"]
+    assert (bad / "manifest.json").read_bytes() == before and os.listdir(bad.path) == [
+        "manifest.json"
+    ]
     assert open_run(bad.path, "sft", {}, force=True).status == "created"
 
 
@@ -116,8 +118,14 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
     damaged = [f"bad/{name}" for name in (*range(len(DAMAGED)), "folder")]
     assert all("damaged" in lines[name] and "manifest.json" in lines[name] for name in damaged)
     assert all(str(good / name / "manifest.json") in listed.err for name in damaged)
-    rows = [json.loads(line) for line in r1nb("runs", "--json", cwd=tmp_path, runs=good).out.splitlines()]
-    assert sum(row["state"] == "damaged" for row in rows) == len(damaged) and len(rows) == len(damaged) + 4
+    rows = [
+        json.loads(line)
+        for line in r1nb("runs", "--json", cwd=tmp_path, runs=good).out.splitlines()
+    ]
+    assert (
+        sum(row["state"] == "damaged" for row in rows) == len(damaged)
+        and len(rows) == len(damaged) + 4
+    )
 
     page = r1nb("runs", "--html", tmp_path / "page", cwd=tmp_path, runs=good)
     assert page.code == 0, page.err
@@ -129,7 +137,11 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
     assert listed.code == 0 and "bad/half a pair" in listed.out, listed.err
     for name in ("bad/0", "bad/folder"):
         shown = r1nb("show", name, cwd=tmp_path, runs=good)
-        assert shown.code == 2 and str(good / name / "manifest.json") in shown.err and shown.err.count("\n") == 1
+        assert (
+            shown.code == 2
+            and str(good / name / "manifest.json") in shown.err
+            and shown.err.count("\n") == 1
+        )
         for command in ("logs", "cancel"):
             assert r1nb(command, name, cwd=tmp_path, runs=good).code == 2
     assert "learning_rate" in r1nb("show", "sft/good", cwd=tmp_path, runs=good).out
@@ -143,12 +155,18 @@ def test_a_start_on_a_damaged_run_says_so(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "1 + 1")
     damage(tmp_path / "runs/one", '{"stage": "noteb')
     result = r1nb("run", "one.ipynb", "--run-dir", "runs/one", cwd=tmp_path, runs=tmp_path / "runs")
-    assert result.code == 2 and "manifest.json" in result.err and result.err.count("\n") == 1, result.err
-    result = r1nb("run", "one.ipynb", "--run-dir", "runs/one", "--force", cwd=tmp_path, runs=tmp_path / "runs")
+    assert result.code == 2 and "manifest.json" in result.err and result.err.count("\n") == 1, (
+        result.err
+    )
+    result = r1nb(
+        "run", "one.ipynb", "--run-dir", "runs/one", "--force", cwd=tmp_path, runs=tmp_path / "runs"
+    )
     assert result.code == 0 and Run(tmp_path / "runs/one").status == "completed"
 
 
-@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root reads everything")
+@pytest.mark.skipif(
+    os.getuid() == 0 and not shutil.which("setpriv"), reason="root reads everything"
+)
 def test_a_manifest_of_somebody_else(good, tmp_path):
     damage(good / "sft/bad", json.dumps(WHOLE))
     os.chmod(good / "sft/bad/manifest.json", 0)
@@ -181,7 +199,9 @@ def test_an_empty_path_is_the_default(key, default, text, tmp_path, monkeypatch)
     assert getattr(load_settings(file), key) == tmp_path / "there"
 
 
-@pytest.mark.parametrize("text, path", [("~/x", Path.home() / "x"), ("a/../b", "a/../b"), ("/x", "/x"), ("a b", "a b")])
+@pytest.mark.parametrize(
+    "text, path", [("~/x", Path.home() / "x"), ("a/../b", "a/../b"), ("/x", "/x"), ("a b", "a b")]
+)
 def test_a_path_of_the_settings(text, path, tmp_path, monkeypatch):
     file = tmp_path / "settings.ini"
     file.write_text(f"[paths]\nruns = {text}\n")
@@ -191,7 +211,9 @@ def test_a_path_of_the_settings(text, path, tmp_path, monkeypatch):
     assert load_settings(file).runs == tmp_path / path
 
 
-@pytest.mark.parametrize("text", ['"/scratch/runs"', "'runs'", "# where runs go", "~nobody-of-this-name/runs"])
+@pytest.mark.parametrize(
+    "text", ['"/scratch/runs"', "'runs'", "# where runs go", "~nobody-of-this-name/runs"]
+)
 def test_a_path_that_cannot_be_meant(text, tmp_path):
     (tmp_path / "settings.ini").write_text(f"[paths]\nruns = {text}\n")
     with pytest.raises(InputError, match="runs = "):
@@ -242,7 +264,11 @@ def test_cancel_signals_the_process_of_the_run_and_no_other(sleeper, tmp_path):
     for name, manifest in cases.items():
         damage(tmp_path / "runs" / name, json.dumps(manifest))
         result = r1nb("cancel", name, cwd=tmp_path, runs=tmp_path / "runs")
-        assert result.code == 2 and result.err.startswith("r1nb: error:") and "Traceback" not in result.err, name
+        assert (
+            result.code == 2
+            and result.err.startswith("r1nb: error:")
+            and "Traceback" not in result.err
+        ), name
         assert sleeper.poll() is None
     damage(tmp_path / "runs/unlocked", json.dumps(theirs))
     (tmp_path / "runs/unlocked/.lock").write_text("")
@@ -261,7 +287,9 @@ def folder_of(path, number):
 
 def test_a_folder_is_replaced_without_a_gap(tmp_path):
     target = tmp_path / "model"
-    if not runs_module._exchange(*(Path(shutil.copytree(ROOT / "scripts/accelerate", tmp_path / n)) for n in "xy")):
+    if not runs_module._exchange(
+        *(Path(shutil.copytree(ROOT / "scripts/accelerate", tmp_path / n)) for n in "xy")
+    ):
         pytest.skip("this file system cannot swap two names")
     code = (
         "import os, sys\nmissing = count = 0\nprint('ready', flush=True)\n"
@@ -271,7 +299,9 @@ def test_a_folder_is_replaced_without_a_gap(tmp_path):
     )
     with atomic_path(target) as t:
         folder_of(t, 0)
-    reader = subprocess.Popen([sys.executable, "-c", code, target, tmp_path / "end"], stdout=subprocess.PIPE, text=True)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, target, tmp_path / "end"], stdout=subprocess.PIPE, text=True
+    )
     assert reader.stdout.readline() == "ready\n"
     for number in range(200):
         with atomic_path(target) as t:
@@ -279,7 +309,9 @@ def test_a_folder_is_replaced_without_a_gap(tmp_path):
     (tmp_path / "end").write_text("")
     count, missing = map(int, reader.communicate(timeout=60)[0].split())
     assert missing == 0 and count > 200
-    assert (target / "a").read_text() == "199" and not [p for p in os.listdir(tmp_path) if p.startswith(".")]
+    assert (target / "a").read_text() == "199" and not [
+        p for p in os.listdir(tmp_path) if p.startswith(".")
+    ]
 
 
 def test_a_folder_is_replaced_where_names_cannot_be_swapped(tmp_path, monkeypatch):
@@ -368,7 +400,9 @@ def disk(tmp_path_factory):
         ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder], capture_output=True, text=True
     )
     if mounted.returncode:
-        pytest.skip(f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}")
+        pytest.skip(
+            f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}"
+        )
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -417,12 +451,24 @@ def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_pa
         (disk / "run/.lock").write_bytes(b"")
         fill(disk)
     result = finish(process, tmp_path)
-    assert result.code == 1 and "No space left on device" in result.err and str(disk / "run") in result.err
-    assert "No space left on device" in result.err.rstrip().rpartition("r1nb: failed")[2]  # said last
+    assert (
+        result.code == 1
+        and "No space left on device" in result.err
+        and str(disk / "run") in result.err
+    )
+    assert (
+        "No space left on device" in result.err.rstrip().rpartition("r1nb: failed")[2]
+    )  # said last
     run, kept = Run(disk / "run"), len(read_log(file))
-    assert run.status in (["failed"] if what == "samples" else ["failed", "interrupted"]) and kept > 0
+    assert (
+        run.status in (["failed"] if what == "samples" else ["failed", "interrupted"]) and kept > 0
+    )
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
-    assert again.code == 2 and re.search("MiB free|No space left", again.err) and len(read_log(file)) == kept
+    assert (
+        again.code == 2
+        and re.search("MiB free|No space left", again.err)
+        and len(read_log(file)) == kept
+    )
     (disk / "filler").unlink()
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
     assert again.code == 0 and run.status == "completed", again.err
@@ -439,7 +485,9 @@ def test_an_error_of_the_disk_names_the_file(disk):
     ):
         with pytest.raises(OSError) as caught:
             write(disk / "run/file.txt")
-        assert caught.value.filename == str(disk / "run/file.txt") and "No space left" in str(caught.value)
+        assert caught.value.filename == str(disk / "run/file.txt") and "No space left" in str(
+            caught.value
+        )
     with pytest.raises(OSError) as caught, atomic_path(disk / "run/data.parquet") as t:
         import pandas as pd
 
@@ -475,22 +523,33 @@ def start_at_once(folder, count):
     for i in range(count):
         with open(folder / f"{i}.err", "w") as err:
             command = [sys.executable, "-c", AT_ONCE, job, str(folder / str(i)), str(folder / "go")]
-            processes.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err))
+            processes.append(
+                subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err)
+            )
     for i, p in enumerate(processes):
         wait_for(lambda i=i: (folder / f"{i}.ready").exists(), "a process that is ready", p)
     (folder / "go").write_text("")
-    return [(p.wait(120), p.pid, (folder / f"{i}.err").read_text()) for i, p in enumerate(processes)]
+    return [
+        (p.wait(120), p.pid, (folder / f"{i}.err").read_text()) for i, p in enumerate(processes)
+    ]
 
 
-@pytest.mark.parametrize("trial", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 5))])
+@pytest.mark.parametrize(
+    "trial", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 5))]
+)
 def test_one_of_six_starts_at_the_same_moment_runs(trial, tmp_path):
     ended = start_at_once(tmp_path, 6)
     winners = [pid for code, pid, _ in ended if code == 0]
     assert len(winners) == 1 and sorted(code for code, *_ in ended) == [0, 2, 2, 2, 2, 2], ended
     for code, _, err in ended:
-        assert code == 0 or f"is being run by process {winners[0]} on {socket.gethostname()}" in err, err
+        assert (
+            code == 0 or f"is being run by process {winners[0]} on {socket.gethostname()}" in err
+        ), err
         assert "Traceback" not in err
-    assert Run(tmp_path / "run").status == "completed" and Run(tmp_path / "run").manifest["starts"] == 1
+    assert (
+        Run(tmp_path / "run").status == "completed"
+        and Run(tmp_path / "run").manifest["starts"] == 1
+    )
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
@@ -504,15 +563,21 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     wait_for(lambda: run.status == "running" and (run / "job.ipynb").exists(), "a run", process)
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "wait.ipynb", tmp_path / "other")
-    other = r1nb("run", tmp_path / "wait.ipynb", "--run-dir", run.path, cwd=tmp_path / "other", runs=tmp_path)
-    assert other.code == 2 and f"is being run by process {run.manifest['pid']} " in other.err, other.err
+    other = r1nb(
+        "run", tmp_path / "wait.ipynb", "--run-dir", run.path, cwd=tmp_path / "other", runs=tmp_path
+    )
+    assert other.code == 2 and f"is being run by process {run.manifest['pid']} " in other.err, (
+        other.err
+    )
     os.kill(run.manifest["pid"], signal.SIGKILL)
     assert finish(process, tmp_path).code == 128 + signal.SIGKILL
     (tmp_path / "go").write_text("")
     assert r1nb(*command, cwd=tmp_path, runs=tmp_path).code == 0 and run.status == "completed"
 
 
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gone", "made anew"])
+@pytest.mark.parametrize(
+    "again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gone", "made anew"]
+)
 def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model):
     command = [
         "generate",
@@ -530,7 +595,9 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
     if again:
         (tmp_path / "run").mkdir()
     result = finish(process, tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, result.err
+    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
+        result.err
+    )
     assert str(tmp_path / "run") in result.err.rstrip().rpartition("r1nb: failed")[2]  # said last
     assert os.listdir(tmp_path / "run") == [] if again else not (tmp_path / "run").exists()
 
@@ -538,7 +605,9 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
 def test_a_notebook_whose_folder_is_removed(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "import shutil, os; shutil.rmtree('run'); print('done')")
     result = r1nb("run", "one.ipynb", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, result.err
+    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
+        result.err
+    )
     assert "Traceback" not in result.err and not (tmp_path / "run").exists()
 
 
@@ -554,7 +623,9 @@ def test_kills_at_random_moments(kind, trials):
     script = ROOT / "scripts/bench/kill_writers.py"
     command = [sys.executable, script, "--trials", str(trials), "--seed", "11", "--kinds", kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0 and f"{trials} of {trials} ok" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and f"{trials} of {trials} ok" in done.stdout, (
+        done.stdout + done.stderr
+    )
 
 
 # ---- what a shell gets to see ------------------------------------------------------------------
@@ -604,7 +675,9 @@ def stubbed(tmp_path):
             timeout=60,
         )
         words = done.stdout.splitlines()[1:]
-        unquoted = subprocess.run(["bash", "-c", f"printf '%s\\0' {' '.join(words)}"], capture_output=True, text=True)
+        unquoted = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {' '.join(words)}"], capture_output=True, text=True
+        )
         return done, unquoted.stdout.split("\0")[:-1]
 
     return make
@@ -627,7 +700,9 @@ def test_make_evaluate_passes_text_on_and_runs_none(value, key, way, stubbed, tm
     split = {"TASK": value.split(), "ARGS": None}.get(key, [value])
     assert words[0] == "evaluate" and (split is None or set(split) <= set(words)), words
     folder = Path(words[words.index("--run-dir") + 1])
-    assert folder.parent == Path("runs/evaluate") and re.fullmatch(r"[\w+@=-][\w.+@=-]*", folder.name), folder
+    assert folder.parent == Path("runs/evaluate") and re.fullmatch(
+        r"[\w+@=-][\w.+@=-]*", folder.name
+    ), folder
 
 
 @pytest.mark.parametrize(
@@ -678,7 +753,9 @@ def test_make_quickstart_passes_text_on_and_runs_none(value, stubbed, tmp_path):
     done, words = stubbed("quickstart", "SEED=3", f"RECIPE={value}")
     assert words == ["pipeline", value, "--seed", "3", "--name", "quickstart-seed3"]
     for target in ("clean", "docs", "setup"):
-        stubbed("-n", target, f"VENV={value}", f"RUNS={value}", f"EXTRAS={value}", f"PYTHON={value}")
+        stubbed(
+            "-n", target, f"VENV={value}", f"RUNS={value}", f"EXTRAS={value}", f"PYTHON={value}"
+        )
     assert not (tmp_path / "f").exists()
 
 

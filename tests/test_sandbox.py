@@ -21,7 +21,9 @@ from r1nb.rewards import code_reward
 from r1nb.sandbox import Limits, guarantees, refused_calls, run_program
 from r1nb.settings import InputError
 
-QUICK = Limits(wall_seconds=6, cpu_seconds=2, memory_mib=256, disk_mib=16, output_kib=256, processes=16)
+QUICK = Limits(
+    wall_seconds=6, cpu_seconds=2, memory_mib=256, disk_mib=16, output_kib=256, processes=16
+)
 PY = """import os, sys, time, socket, ctypes, fcntl, mmap, resource, signal, subprocess, pathlib
 libc = ctypes.CDLL(None, use_errno=True)
 def done(result):
@@ -147,7 +149,10 @@ GREEDY = {
     ),
     "endless sleep": ("time.sleep(1000)", {"time"}),
     "silent sleep": ("os.close(1); os.close(2); time.sleep(1000)", {"time"}),
-    "deep recursion": ("sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", {"killed", "error", "memory", "time"}),
+    "deep recursion": (
+        "sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
+        {"killed", "error", "memory", "time"},
+    ),
     "kills everybody": ("os.kill(-1, 9)", {"killed", "ok", "error"}),
     "kills its parent": ("os.kill(os.getppid(), 9); time.sleep(1)", {"killed", "ok", "error"}),
     "memory behind closed pipes": (
@@ -192,7 +197,9 @@ isolated = pytest.mark.skipif(
 
 def leftovers():
     "Command lines of sandboxed programs that are still there."
-    listing = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True
+    ).stdout
     return [line for line in listing.splitlines() if "r1nb.box/main" in line]
 
 
@@ -202,7 +209,10 @@ def host(tmp_path_factory):
     secret = tmp_path_factory.mktemp("host") / "secret.txt"
     secret.write_text("hunter2")
     os.environ["R1NB_SECRET"] = "hunter2"
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
         port = server.getsockname()[1]
         abstract.bind(f"\0r1nb-{port}")
         abstract.listen()
@@ -210,7 +220,9 @@ def host(tmp_path_factory):
         paths = {"secret": str(secret), "port": port, "home": str(Path.home())}
         yield {**refused_calls(), "clone": clone, **paths}
     del os.environ["R1NB_SECRET"]
-    assert secret.read_text() == "hunter2" and [p.name for p in secret.parent.iterdir()] == ["secret.txt"]
+    assert secret.read_text() == "hunter2" and [p.name for p in secret.parent.iterdir()] == [
+        "secret.txt"
+    ]
 
 
 @isolated
@@ -250,7 +262,9 @@ os._exit({code})
 
 def processes_with(marker):
     "Command lines of this machine's processes that contain `marker`."
-    listing = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+    )
     return [line for line in listing.stdout.splitlines() if marker in line]
 
 
@@ -286,7 +300,9 @@ if __name__ == '__main__':
     print(asyncio.run(later()), open('/dev/stdin').read())
 """
     result = run_program(source, stdin="input")
-    assert result.stdout.split("\n") == ["[1, 2] 3", "thread", "child", "4", "later input", ""], result
+    assert result.stdout.split("\n") == ["[1, 2] 3", "thread", "child", "4", "later input", ""], (
+        result
+    )
 
 
 HEADERS = {
@@ -311,7 +327,11 @@ def python(code, path, home, cwd, executable=sys.executable):
     packages = next(p for p in sys.path if p.endswith("site-packages"))
     return subprocess.run(
         [executable, "-c", code],
-        env={"PATH": path, "HOME": str(home), "PYTHONPATH": f"{Path(__file__).parents[1]}:{packages}"},
+        env={
+            "PATH": path,
+            "HOME": str(home),
+            "PYTHONPATH": f"{Path(__file__).parents[1]}:{packages}",
+        },
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -371,16 +391,18 @@ MISSING = (
     "print(missing_guarantees())"
 )
 NO_NAMESPACES = "echo 'bwrap: No permissions to create new namespace' >&2; exit 1"
-NO_SECCOMP = (
-    'for a; do [ "$a" = --seccomp ] && {{ echo "bwrap: prctl(PR_SET_SECCOMP)" >&2; exit 1; }}; done\nexec {bwrap} "$@"'
-)
+NO_SECCOMP = 'for a; do [ "$a" = --seccomp ] && {{ echo "bwrap: prctl(PR_SET_SECCOMP)" >&2; exit 1; }}; done\nexec {bwrap} "$@"'
 
 
 @isolated
 @pytest.mark.parametrize(
     "script, missing, words",
     [
-        (NO_NAMESPACES, {"files", "network", "processes", "calls", "memory", "number"}, "namespace"),
+        (
+            NO_NAMESPACES,
+            {"files", "network", "processes", "calls", "memory", "number"},
+            "namespace",
+        ),
         (NO_SECCOMP, {"calls", "memory"}, "seccomp"),
     ],
 )
@@ -421,20 +443,27 @@ def test_processes_are_counted_where_the_kernel_does_not_count_them(tmp_path):
 def test_a_compiler_is_in_the_sandbox_too(host):
     result = run_program(f'#include "{host["secret"]}"\nint main() {{}}', "cpp")
     assert result.status == "compile" and "hunter2" not in result.stderr + result.stdout
-    assert run_program('#include <cstdio>\nint main() { puts("hello"); }', "cpp").stdout == "hello\n"
+    assert (
+        run_program('#include <cstdio>\nint main() { puts("hello"); }', "cpp").stdout == "hello\n"
+    )
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 def test_javascript():
     assert (
-        run_program("console.log(require('fs').readFileSync(0, 'utf8').trim() * 2)", "javascript", "21").stdout
+        run_program(
+            "console.log(require('fs').readFileSync(0, 'utf8').trim() * 2)", "javascript", "21"
+        ).stdout
         == "42\n"
     )
 
 
 def test_many_at_once_keep_their_order():
     infos = [
-        {"language": "python", "test_cases": [{"type": "stdin_stdout", "input": str(n), "output": str(n)}]}
+        {
+            "language": "python",
+            "test_cases": [{"type": "stdin_stdout", "input": str(n), "output": str(n)}],
+        }
         for n in range(12)
     ]
     sources = ["print(input())" if n % 3 else "print(-1)" for n in range(12)]
@@ -462,7 +491,9 @@ def test_without_walls_it_says_so(tmp_path):
     )
     assert done.stdout.split() == ["ok", "True", "False"], done
     assert (
-        "without isolation" in done.stderr and "network" in done.stderr and "apt-get install bubblewrap" in done.stderr
+        "without isolation" in done.stderr
+        and "network" in done.stderr
+        and "apt-get install bubblewrap" in done.stderr
     )
 
 
@@ -484,14 +515,25 @@ class Service(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, body))
         if self.path == "/api/v2/execute":
             done = subprocess.run(
-                [sys.executable, "-c", body["files"][0]["content"]], input=body["stdin"], capture_output=True, text=True
+                [sys.executable, "-c", body["files"][0]["content"]],
+                input=body["stdin"],
+                capture_output=True,
+                text=True,
             )
             answer = {
-                "run": {"stdout": done.stdout, "stderr": done.stderr, "code": done.returncode, "signal": None},
+                "run": {
+                    "stdout": done.stdout,
+                    "stderr": done.stderr,
+                    "code": done.returncode,
+                    "signal": None,
+                },
                 "language": "python",
             }
         else:
-            done = [subprocess.run([sys.executable, "-c", s], capture_output=True, text=True) for s in body["scripts"]]
+            done = [
+                subprocess.run([sys.executable, "-c", s], capture_output=True, text=True)
+                for s in body["scripts"]
+            ]
             if self.server.kind == "e2b":
                 answer = [
                     {
@@ -527,7 +569,11 @@ def service(kind):
 
 @pytest.mark.parametrize(
     "kind, variable, suffix",
-    [("piston", "PISTON_ENDPOINTS", "/api/v2"), ("e2b", "E2B_ROUTER_URL", ""), ("morph", "MORPH_ROUTER_URL", "")],
+    [
+        ("piston", "PISTON_ENDPOINTS", "/api/v2"),
+        ("e2b", "E2B_ROUTER_URL", ""),
+        ("morph", "MORPH_ROUTER_URL", ""),
+    ],
 )
 def test_a_provider_speaks_its_protocol(kind, variable, suffix, monkeypatch):
     with service(kind) as server:
@@ -539,7 +585,8 @@ def test_a_provider_speaks_its_protocol(kind, variable, suffix, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind, variable", [("piston", "PISTON_ENDPOINTS"), ("e2b", "E2B_ROUTER_URL"), ("morph", "MORPH_ROUTER_URL")]
+    "kind, variable",
+    [("piston", "PISTON_ENDPOINTS"), ("e2b", "E2B_ROUTER_URL"), ("morph", "MORPH_ROUTER_URL")],
 )
 def test_a_provider_without_an_address_says_which(kind, variable, monkeypatch):
     monkeypatch.delenv(variable, raising=False)

@@ -45,7 +45,12 @@ def demo_runs(root):
              nbformat.v4.new_code_cell("plot()", outputs=[nbformat.v4.new_output("display_data", data)])]  # fmt: skip
     nbformat.write(nbformat.v4.new_notebook(cells=cells), sft / "job.ipynb")
     for seed in (0, 1):
-        run = open_run(root / f"demo/grpo-{seed}", "grpo", {"model_name_or_path": str(sft / "model")}, seed=seed)
+        run = open_run(
+            root / f"demo/grpo-{seed}",
+            "grpo",
+            {"model_name_or_path": str(sft / "model")},
+            seed=seed,
+        )
         with running(run) as summary:
             for step in range(1, 11):
                 run.log(step, loss=0.01, reward=0.4 + step * 0.03 + seed / 10)
@@ -73,7 +78,9 @@ def base(folder):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder.parent))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder.parent)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/r1nb/"
     server.shutdown()
@@ -86,7 +93,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        chromium = p.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield chromium
         chromium.close()
 
@@ -95,16 +104,25 @@ def browser():
 def open_page(browser, folder, base):
     "Function: a page at an address, in a scheme; `page.troubles` gathers errors and requests to anybody else."
     contexts = []
-    nothing = {**json.loads((folder / "search/search_index.json").read_text(encoding="utf-8")), "docs": []}
+    nothing = {
+        **json.loads((folder / "search/search_index.json").read_text(encoding="utf-8")),
+        "docs": [],
+    }
 
     def open_at(address, scheme="light", width=1280, search=False):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
         page.troubles, page.loaded = [], []
-        page.on("console", lambda m: page.troubles.append(m.text) if m.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda m: page.troubles.append(m.text) if m.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda e: page.troubles.append(str(e)))
-        page.on("requestfailed", lambda r: "ABORTED" in r.failure or page.troubles.append(f"failed: {r.url}"))
+        page.on(
+            "requestfailed",
+            lambda r: "ABORTED" in r.failure or page.troubles.append(f"failed: {r.url}"),
+        )
 
         def response(r):
             if r.status >= 400:
@@ -113,7 +131,10 @@ def open_page(browser, folder, base):
 
         page.on("response", response)
         own = (base, "file://", "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(own) else page.troubles.append(f"external: {r.url}"))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(own) else page.troubles.append(f"external: {r.url}"),
+        )
         if not search:  # or each page would build its index, which takes longer than the page
             page.route("**/search_index.json", lambda r: r.fulfill(json=nothing))
         page.goto(address)
@@ -125,11 +146,17 @@ def open_page(browser, folder, base):
 
 
 def test_every_page(folder, base, open_page):
-    pages = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.html") if p.name != "404.html")
+    pages = sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*.html") if p.name != "404.html"
+    )
     listings = [p for p in pages if p.startswith("source/")]
     pages = [p for p in pages if p not in listings[2:]]  # they are all alike
     rooms = {n.stem for n in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
-    assert rooms <= {p[:-5] for p in pages} and {"index.html", "api/rewards.html", "gallery/index.html"} <= set(pages)
+    assert rooms <= {p[:-5] for p in pages} and {
+        "index.html",
+        "api/rewards.html",
+        "gallery/index.html",
+    } <= set(pages)
     page, flaws, seen = open_page(base), {}, {}
     for name in pages:
         page.goto(base + name)
@@ -138,21 +165,29 @@ def test_every_page(folder, base, open_page):
             flaws[name] = found
         page.troubles.clear()
     assert flaws == {}
-    assert seen["09_statistics.html"]["formulas"] > 40 and seen["32_grpo.html"]["images"] >= 2
+    assert seen["15_statistics.html"]["formulas"] > 40 and seen["45_grpo.html"]["images"] >= 2
     assert seen["gallery/runs/demo-sft.notebook.html"]["images"] == 1
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "r1nb").glob("[a-z]*.py")))
 def test_every_public_name_has_signature_text_and_source(folder, name):
     tree = ast.parse((ROOT / f"r1nb/{name}.py").read_text(encoding="utf-8"))
-    public = next(ast.literal_eval(n.value) for n in tree.body if ast.unparse(n).startswith("__all__"))
+    public = next(
+        ast.literal_eval(n.value) for n in tree.body if ast.unparse(n).startswith("__all__")
+    )
     page = (folder / f"api/{name}.html").read_text(encoding="utf-8")
-    sections = {m[1]: m[0] for m in re.finditer(r'(?s)<h2 id="([^"]+)">.*?(?=<h2 |</article>)', page)}
+    sections = {
+        m[1]: m[0] for m in re.finditer(r'(?s)<h2 id="([^"]+)">.*?(?=<h2 |</article>)', page)
+    }
     assert set(sections) == set(public)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public:
             section = html.unescape(re.sub(r"<[^>]+>", "", sections[node.name]))
-            arguments = [a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)] if hasattr(node, "args") else []
+            arguments = (
+                [a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)]
+                if hasattr(node, "args")
+                else []
+            )
             words = re.findall(r"\w{4,}", (ast.get_docstring(node) or "").partition("\n")[0])
             assert [w for w in arguments + words if w not in section] == [], node.name
             assert f'href="../source/r1nb/{name}.py.html#L-{node.lineno}"' in sections[node.name]
@@ -161,14 +196,22 @@ def test_every_public_name_has_signature_text_and_source(folder, name):
 def test_the_first_page_is_light(folder, base, open_page):
     page = open_page(base + "index.html", search=True)
     page.wait_for_load_state("networkidle")
-    files = {u[len(base) :]: (folder / u[len(base) :]).read_bytes() for u in page.loaded if u.startswith(base)}
+    files = {
+        u[len(base) :]: (folder / u[len(base) :]).read_bytes()
+        for u in page.loaded
+        if u.startswith(base)
+    }
     assert page.troubles == [] and {"index.html", "search/search_index.json"} <= set(files)
-    sizes = {name: len(gzip.compress(content)) for name, content in files.items()}  # as GitHub Pages sends them
+    sizes = {
+        name: len(gzip.compress(content)) for name, content in files.items()
+    }  # as GitHub Pages sends them
     assert 50_000 < sum(sizes.values()) < 300_000, sizes
 
 
 def hits(page, text):
-    page.wait_for_load_state("networkidle")  # from files a letter typed before the search is there is lost
+    page.wait_for_load_state(
+        "networkidle"
+    )  # from files a letter typed before the search is there is lost
     page.keyboard.press("/")
     page.get_by_role("textbox", name="Search").press_sequentially(text, delay=20)
     page.locator(".md-search-result__link", has_text=text).first.wait_for(timeout=20000)
@@ -177,7 +220,9 @@ def hits(page, text):
 
 @pytest.mark.parametrize("where", ["http", "file"])
 def test_search_finds_a_function(folder, base, open_page, where):
-    page = open_page((base if where == "http" else folder.as_uri() + "/") + "index.html", search=True)
+    page = open_page(
+        (base if where == "http" else folder.as_uri() + "/") + "index.html", search=True
+    )
     found = hits(page, "accuracy_reward")
     assert "api/rewards.html" in found[0] and page.troubles == []
     page.goto(found[0])
@@ -185,7 +230,7 @@ def test_search_finds_a_function(folder, base, open_page, where):
 
 
 def test_a_formula_is_laid_out(base, open_page):
-    page = open_page(base + "32_grpo.html")
+    page = open_page(base + "45_grpo.html")
     fraction = page.locator("math mfrac").first
     above, below = (fraction.locator(":scope > *").nth(i).bounding_box() for i in (0, 1))
     assert above["y"] + above["height"] <= below["y"] + 2
@@ -195,7 +240,7 @@ def test_a_formula_is_laid_out(base, open_page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_stand_out(base, open_page, scheme):
     page, flaws = open_page(base, scheme), {}
-    pages = ("index.html", "32_grpo.html", "15_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
+    pages = ("index.html", "45_grpo.html", "34_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
              "gallery/index.html", "gallery/runs/demo-sft.html")  # fmt: skip
     for name in pages:
         page.goto(base + name)
@@ -204,35 +249,52 @@ def test_texts_stand_out(base, open_page, scheme):
         if result["found"]:
             flaws[name] = result["found"]
     assert flaws == {}
-    page.evaluate("document.querySelector('h1').style.color = '#888'; document.querySelector('p').style.color = '#777'")
+    page.evaluate(
+        "document.querySelector('h1').style.color = '#888'; document.querySelector('p').style.color = '#777'"
+    )
     assert len(page.evaluate(CONTRAST)["found"]) >= 1  # it would have seen one
 
 
 def test_the_switch_to_dark_is_remembered(base, open_page):
     page = open_page(base + "index.html")
     page.locator("label[title=Dark]").click()
-    page.goto(base + "32_grpo.html")
+    page.goto(base + "45_grpo.html")
     assert page.get_attribute("body", "data-md-color-scheme") == "slate"
 
 
 def test_the_map_leads_through_the_pipeline(base, open_page):
     page = open_page(base + "index.html")
     targets = page.eval_on_selector_all(".map a", "links => links.map(a => a.href.baseVal)")
-    assert {"13_generate.html", "15_curate.html", "20_sft.html", "32_grpo.html", "40_evaluate.html"} <= set(targets)
+    assert {
+        "33_generate.html",
+        "34_curate.html",
+        "42_sft.html",
+        "45_grpo.html",
+        "50_evaluate.html",
+    } <= set(targets)
     page.locator(".map a", has_text="GRPO").click()
-    assert page.url.endswith("/r1nb/32_grpo.html")
+    assert page.url.endswith("/r1nb/45_grpo.html")
 
 
 def test_nothing_sticks_out_of_a_narrow_window(base, open_page):
     page = open_page(base, width=380)
-    for name in ("index.html", "09_statistics.html", "50_engine.html", "api/launch.html", "gallery/index.html"):
+    for name in (
+        "index.html",
+        "15_statistics.html",
+        "60_engine.html",
+        "api/launch.html",
+        "gallery/index.html",
+    ):
         page.goto(base + name)
         assert page.evaluate("document.documentElement.scrollWidth") <= 381, name
 
 
 def test_the_gallery_compares_runs(base, open_page):
     page = open_page(base + "gallery/index.html")
-    assert page.locator("tbody tr").count() == 3 and page.get_by_role("img", name="reward over step").count() == 1
+    assert (
+        page.locator("tbody tr").count() == 3
+        and page.get_by_role("img", name="reward over step").count() == 1
+    )
     reward = page.locator("svg", has=page.locator("text=reward"))
     lines = reward.locator("[id^=run-] path")
     assert lines.count() == 2 and all(lines.nth(i).bounding_box()["width"] > 100 for i in (0, 1))
@@ -245,10 +307,22 @@ def test_the_gallery_compares_runs(base, open_page):
 
 def test_the_command_writes_the_gallery(tmp_path, open_page):
     demo_runs(tmp_path / "runs")
-    result = r1nb("runs", "--html", tmp_path / "pages", "--stage", "grpo", cwd=tmp_path, runs=tmp_path / "runs")
+    result = r1nb(
+        "runs",
+        "--html",
+        tmp_path / "pages",
+        "--stage",
+        "grpo",
+        cwd=tmp_path,
+        runs=tmp_path / "runs",
+    )
     assert (result.code, result.out.strip()) == (0, str(tmp_path / "pages/index.html")), result.err
     page = open_page((tmp_path / "pages/index.html").as_uri())
     assert sorted(page.locator("tbody th").all_inner_texts()) == ["demo/grpo-0", "demo/grpo-1"]
     assert page.get_by_role("img", name="reward over step").count() == 1 and page.troubles == []
     refused = r1nb("runs", "--html", tmp_path / "runs", cwd=tmp_path, runs=tmp_path / "runs")
-    assert refused.code == 2 and "is no gallery" in refused.err and (tmp_path / "runs/demo/sft/job.ipynb").exists()
+    assert (
+        refused.code == 2
+        and "is no gallery" in refused.err
+        and (tmp_path / "runs/demo/sft/job.ipynb").exists()
+    )

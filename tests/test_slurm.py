@@ -39,7 +39,9 @@ def submit(*arguments, cwd):
 
 
 def state(job):
-    text = subprocess.run(["scontrol", "show", "job", "-o", str(job)], capture_output=True, text=True).stdout
+    text = subprocess.run(
+        ["scontrol", "show", "job", "-o", str(job)], capture_output=True, text=True
+    ).stdout
     return (re.search(r"JobState=(\w+)", text) or [None, "UNKNOWN"])[1]
 
 
@@ -51,7 +53,9 @@ def until(job, states, folder, deadline=WAIT):
     end = time.monotonic() + deadline
     while state(job) not in states:
         assert time.monotonic() < end, f"job {job} is {state(job)}\n{log(folder)[-3000:]}"
-        assert state(job) in (*states, "PENDING", "RUNNING", "COMPLETING", "REQUEUED"), log(folder)[-3000:]
+        assert state(job) in (*states, "PENDING", "RUNNING", "COMPLETING", "REQUEUED"), log(folder)[
+            -3000:
+        ]
         time.sleep(0.2)
 
 
@@ -84,7 +88,9 @@ def test_training_over_both_nodes(two_nodes, alone):
 @pytest.mark.slow
 def test_a_time_limit_costs_nothing(cluster, recipe, two_nodes, tmp_path):
     "USR1, as Slurm sends it near the limit: saved, requeued, gone on with, the same losses as without."
-    (job,) = submit("sft", "--config", recipe, *SMALL, "--nodes", 2, "--run-dir", "run", cwd=tmp_path)
+    (job,) = submit(
+        "sft", "--config", recipe, *SMALL, "--nodes", 2, "--run-dir", "run", cwd=tmp_path
+    )
     run = Run(tmp_path / "run")
     wait_for(lambda: run.metrics, "a first step", deadline=WAIT)
     subprocess.run(["scancel", "--batch", "--signal=USR1", str(job)], check=True)
@@ -93,7 +99,9 @@ def test_a_time_limit_costs_nothing(cluster, recipe, two_nodes, tmp_path):
     assert run.manifest["status"] == "preempted" and steps[-1] < 6, log(tmp_path)
     assert last_checkpoint(run / "checkpoints").name == f"checkpoint-{steps[-1]}"
     until(job, ["COMPLETED"], tmp_path, 2 * WAIT)
-    assert run.status == "completed" and run.manifest["starts"] == 2 and "restart 1" in log(tmp_path)
+    assert (
+        run.status == "completed" and run.manifest["starts"] == 2 and "restart 1" in log(tmp_path)
+    )
     assert losses(run) == pytest.approx(losses(Run(two_nodes[0] / "run")), abs=2e-3)
 
 
@@ -108,12 +116,20 @@ def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
             "teacher": "scripted",
             "model_name_or_path": str(tiny_model),
         },
-        "curate": {"dataset_name": "${generate}", "model_name_or_path": str(tiny_model), "max_tokens": 400},
+        "curate": {
+            "dataset_name": "${generate}",
+            "model_name_or_path": str(tiny_model),
+            "max_tokens": 400,
+        },
     }
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"name": "p", "stages": stages}, sort_keys=False))
+    (tmp_path / "p.yaml").write_text(
+        yaml.safe_dump({"name": "p", "stages": stages}, sort_keys=False)
+    )
     jobs = submit("pipeline", "p.yaml", cwd=tmp_path)
     assert len(jobs) == 3  # and the report
-    shown = subprocess.run(["scontrol", "show", "job", "-o", str(jobs[1])], capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        ["scontrol", "show", "job", "-o", str(jobs[1])], capture_output=True, text=True
+    ).stdout
     assert f"afterok:{jobs[0]}" in shown
     until(jobs[1], ["COMPLETED"], tmp_path)
     assert Run(tmp_path / "runs/p/curate").status == "completed"
@@ -121,12 +137,29 @@ def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
 
 def test_cancel(cluster, recipe, tmp_path):
     (job,) = submit(
-        "sft", "--config", recipe, "--run-dir", "runs/run", "--dependency", "singleton", "--time", "5", cwd=tmp_path
+        "sft",
+        "--config",
+        recipe,
+        "--run-dir",
+        "runs/run",
+        "--dependency",
+        "singleton",
+        "--time",
+        "5",
+        cwd=tmp_path,
     )
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' in rows.out or '"state": "running"' in rows.out
     again = r1nb(
-        "sft", "--config", recipe, "--run-dir", "runs/run", "--slurm", cwd=tmp_path, runs=tmp_path / "runs", **SITE
+        "sft",
+        "--config",
+        recipe,
+        "--run-dir",
+        "runs/run",
+        "--slurm",
+        cwd=tmp_path,
+        runs=tmp_path / "runs",
+        **SITE,
     )
     assert again.code == 2 and f"job {job}" in again.err
     result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
@@ -138,7 +171,9 @@ def test_cancel(cluster, recipe, tmp_path):
     run = Run(tmp_path / "runs/run")
     run.update(status="running", host="node9", pid=1)  # a node that died: only the queue knows
     assert run.status == "interrupted"
-    (again,) = submit("sft", "--config", recipe, "--run-dir", "runs/run", "--time", "5", cwd=tmp_path)
+    (again,) = submit(
+        "sft", "--config", recipe, "--run-dir", "runs/run", "--time", "5", cwd=tmp_path
+    )
     run.update(host="node9")
     assert run.status in ("running", "created", "queued")
     subprocess.run(["scancel", str(again)], check=True)
@@ -158,7 +193,16 @@ def test_cancel(cluster, recipe, tmp_path):
 def test_refused_before_anything_is_queued(cluster, recipe, tmp_path, options, message):
     before = cluster.ask("squeue", "-h", "-o", "%i")
     result = r1nb(
-        "sft", "--config", recipe, "--run-dir", "run", "--slurm", *options, cwd=tmp_path, runs=tmp_path, **SITE
+        "sft",
+        "--config",
+        recipe,
+        "--run-dir",
+        "run",
+        "--slurm",
+        *options,
+        cwd=tmp_path,
+        runs=tmp_path,
+        **SITE,
     )
     assert result.code == 2 and message in result.err.lower(), result.err
     assert not (tmp_path / "run").exists() and cluster.ask("squeue", "-h", "-o", "%i") == before
@@ -186,7 +230,9 @@ def test_the_script_for_sbatch(cluster, recipe, tiny_model, tmp_path):
         256,
     ]
     env = {**os.environ, "R1NB_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     until(int(done.stdout.split(";")[0]), ["COMPLETED"], tmp_path)
     assert Run(tmp_path / "out").status == "completed"
@@ -197,20 +243,31 @@ def served_traces(folder, model, problems, max_new_tokens, *more):
     path = folder / "p.jsonl"
     path.write_text("".join(f'{{"question": "What is {i} + 1?"}}\n' for i in range(problems)))
     model_server = f"{sys.executable} {ROOT}/tests/model_server.py {model} $R1NB_SERVER_PORT"
-    server = f"bash -c 'if [ $SLURM_PROCID = 0 ]; then exec {model_server}; else exec sleep 1000; fi'"
+    server = (
+        f"bash -c 'if [ $SLURM_PROCID = 0 ]; then exec {model_server}; else exec sleep 1000; fi'"
+    )
     command = ["sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", f"--output={folder}/slurm-%j.out",
                "scripts/slurm/generate.slurm", "--server", server, "--server-wait", 200, "--hf-dataset", path,
                "--prompt-column", "question", "--model", model, "--temperature", 0.6, "--num-generations", 2,
                "--max-new-tokens", max_new_tokens, *more]  # fmt: skip
-    env = {**os.environ, "R1NB_PYTHON": sys.executable, "R1NB_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True)
+    env = {
+        **os.environ,
+        "R1NB_PYTHON": sys.executable,
+        "R1NB_RUNS": str(folder / "runs"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
 def named(pattern):
     "Numbers of the processes with `pattern` in their command line."
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True
+    ).stdout.splitlines()[1:]
     lines = [line.split(maxsplit=1) for line in listed]
     return [int(number) for number, line in lines if re.search(pattern, line)]
 
@@ -222,9 +279,13 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
     job = served_traces(tmp_path, tiny_model, 6, 8, *publish)
     until(job, ["COMPLETED"], tmp_path, 2 * WAIT)
     said = log(tmp_path)
-    assert "the server answers after" in said and "asked:" in said and "ended with exit code 0" in said
+    assert (
+        "the server answers after" in said and "asked:" in said and "ended with exit code 0" in said
+    )
     run = Run(tmp_path / "runs/generate/p-model")
-    assert run.manifest["summary"]["traces"] == 12 and (tmp_path / "published/README.md").exists(), said
+    assert (
+        run.manifest["summary"]["traces"] == 12 and (tmp_path / "published/README.md").exists()
+    ), said
     assert not named(re.escape(str(tiny_model)))
 
 
@@ -232,7 +293,11 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "signum", "said"),
     [
-        (r"^\S*python\S* \S*/tests/model_server.py", signal.SIGKILL, "the server died during the job"),
+        (
+            r"^\S*python\S* \S*/tests/model_server.py",
+            signal.SIGKILL,
+            "the server died during the job",
+        ),
         (r"bash \S*/job0*{job}/slurm_script", signal.SIGKILL, ""),  # nobody is left to say anything
         (r"^\S*python\S* -m r1nb.launch job", signal.SIGKILL, "ended with exit code 137"),
     ],
@@ -253,4 +318,8 @@ def test_a_death_on_a_node(cluster, tiny_model, tmp_path, pattern, signum, said)
     assert said in log(tmp_path)
     until(served_traces(tmp_path, tiny_model, 80, 32), ["COMPLETED"], tmp_path, 2 * WAIT)
     rows = [(row["problem_id"], row["sample"]) for row in read_log(traces)]
-    assert len(rows) == len(set(rows)) == 160 and rows[: len(kept)] == kept and run.status == "completed"
+    assert (
+        len(rows) == len(set(rows)) == 160
+        and rows[: len(kept)] == kept
+        and run.status == "completed"
+    )

@@ -42,7 +42,9 @@ def parts(e):
 
 def long_frame(verdicts, ids=None):
     ids = ids or [f"p{i}" for i in range(len(verdicts))]
-    rows = [(p, j, bool(x)) for p, row in zip(ids, verdicts, strict=True) for j, x in enumerate(row)]
+    rows = [
+        (p, j, bool(x)) for p, row in zip(ids, verdicts, strict=True) for j, x in enumerate(row)
+    ]
     return pd.DataFrame(rows, columns=["problem_id", "sample", "correct"])
 
 
@@ -93,7 +95,9 @@ def test_order_of_problems_and_samples_does_not_matter(v, random):
     random.shuffle(cols)
     w = v[rows][:, cols]
     for k in (1, v.shape[1]):
-        assert parts(pass_at_k(w, k)) == pytest.approx(parts(pass_at_k(v, k)), abs=1e-12, nan_ok=True)
+        assert parts(pass_at_k(w, k)) == pytest.approx(
+            parts(pass_at_k(v, k)), abs=1e-12, nan_ok=True
+        )
     df = long_frame(v).sample(frac=1, random_state=random.randrange(2**32))
     assert parts(avg_at_n(df)) == pytest.approx(parts(avg_at_n(v)), abs=1e-12, nan_ok=True)
 
@@ -201,7 +205,9 @@ def test_difference_is_antisymmetric(pair):
 @light
 @given(PAIRS)
 def test_difference_is_that_of_the_scores(pair):
-    assert paired_difference(*pair).value == pytest.approx(avg_at_n(pair[0]).value - avg_at_n(pair[1]).value, abs=1e-12)
+    assert paired_difference(*pair).value == pytest.approx(
+        avg_at_n(pair[0]).value - avg_at_n(pair[1]).value, abs=1e-12
+    )
 
 
 def test_a_model_compared_with_itself():
@@ -218,11 +224,16 @@ def test_equal_differences_have_the_p_value_of_the_sign_test(n_problems, p):
 
 
 def test_frames_are_matched_by_problem_and_arrays_by_row():
-    a, b = long_frame([[1, 1], [0, 0], [1, 0]], ["x", "y", "z"]), long_frame([[0], [1], [0]], ["z", "x", "y"])
+    a, b = (
+        long_frame([[1, 1], [0, 0], [1, 0]], ["x", "y", "z"]),
+        long_frame([[0], [1], [0]], ["z", "x", "y"]),
+    )
     d = paired_difference(a, b)
     assert d.value == pytest.approx((0 + 0 + 0.5) / 3)
     assert paired_difference(verdict_matrix(a), verdict_matrix(b)) == d
-    assert paired_difference([[1, 1], [0, 0], [1, 0]], [[0], [1], [0]]).value == pytest.approx((1 - 1 + 0.5) / 3)
+    assert paired_difference([[1, 1], [0, 0], [1, 0]], [[0], [1], [0]]).value == pytest.approx(
+        (1 - 1 + 0.5) / 3
+    )
 
 
 def test_different_problems_are_refused():
@@ -254,7 +265,9 @@ def test_minimum_detectable_difference_has_the_power_it_claims():
     delta = minimum_detectable_difference(sd, n)
     p = stats.ttest_1samp(rng.normal(delta, sd, (4000, n)), 0, axis=1).pvalue
     assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.03)
-    assert minimum_detectable_difference(1, 10**6) * 1000 == pytest.approx(1.95996 + 0.84162, abs=1e-4)
+    assert minimum_detectable_difference(1, 10**6) * 1000 == pytest.approx(
+        1.95996 + 0.84162, abs=1e-4
+    )
     assert minimum_detectable_difference(sd, 120) < delta / 2
     assert minimum_detectable_difference(sd, n, power=0.9) > delta
     for bad in ({"sd": -1}, {"sd": math.nan}, {"n_problems": 1}, {"power": 1}, {"alpha": 0}):
@@ -366,7 +379,11 @@ def test_a_log_with_holes_is_refused_by_name(df, message):
 
 def test_verdict_matrix_without_sample_numbers():
     v = verdict_matrix(LOG.drop(columns="sample"))
-    assert v.to_numpy().tolist() == [[1, 0], [0, 0], [1, 1]] and v.index.tolist() == ["p0", "p1", "p2"]
+    assert v.to_numpy().tolist() == [[1, 0], [0, 0], [1, 1]] and v.index.tolist() == [
+        "p0",
+        "p1",
+        "p2",
+    ]
     with pytest.raises(InputError, match="'p2' has 1 samples"):
         verdict_matrix(LOG.drop(columns="sample")[:-1])
 
@@ -387,7 +404,9 @@ def evaluation(n_problems=6, n_samples=5, seed=11):
     df["correct"] &= ~cut
     df["finish_reason"] = np.where(cut, "length", "stop")
     wrong = [f"wrong{i}" for i in range(len(df))]
-    df["extracted"] = pd.Series(np.where(df["correct"], "right", wrong), dtype=object).where(~cut, None)
+    df["extracted"] = pd.Series(np.where(df["correct"], "right", wrong), dtype=object).where(
+        ~cut, None
+    )
     df["num_tokens"] = np.where(cut, 512, rng.integers(20, 500, len(df)))
     return df
 
@@ -396,14 +415,32 @@ def test_summarize():
     df = evaluation()
     s, v = summarize(df), verdict_matrix(df)
     scores = ["avg@5", "pass@1", "pass@2", "pass@4", "maj@5"]
-    assert list(s) == ["n_problems", "n_samples", *scores, "truncated", "unparsable", "tokens_mean", "tokens_median"]
+    assert list(s) == [
+        "n_problems",
+        "n_samples",
+        *scores,
+        "truncated",
+        "unparsable",
+        "tokens_mean",
+        "tokens_median",
+    ]
     assert (s["n_problems"], s["n_samples"]) == (6, 5)
     assert s["avg@5"] == avg_at_n(v) and s["pass@4"] == pass_at_k(v, 4)
     assert s["truncated"] == s["unparsable"] == (df["finish_reason"] == "length").mean() > 0
-    assert s["tokens_mean"] == df["num_tokens"].mean() and s["tokens_median"] == df["num_tokens"].median()
+    assert (
+        s["tokens_mean"] == df["num_tokens"].mean()
+        and s["tokens_median"] == df["num_tokens"].median()
+    )
     right = df[df["correct"]].groupby("problem_id").size().reindex(v.index, fill_value=0)
-    first = df.dropna(subset="extracted").groupby("problem_id")["correct"].first().reindex(v.index, fill_value=False)
-    assert s["maj@5"].value == ((right > 1) | ((right == 1) & first)).mean()  # wrong answers all differ
+    first = (
+        df.dropna(subset="extracted")
+        .groupby("problem_id")["correct"]
+        .first()
+        .reindex(v.index, fill_value=False)
+    )
+    assert (
+        s["maj@5"].value == ((right > 1) | ((right == 1) & first)).mean()
+    )  # wrong answers all differ
 
 
 def test_summarize_survives_a_round_trip_through_a_file(tmp_path):
@@ -433,7 +470,9 @@ def test_summarize_refuses_values_it_does_not_know(change, message):
         summarize(evaluation().assign(**change))
 
 
-@pytest.mark.parametrize("column", ["problem_id", "sample", "correct", "finish_reason", "extracted", "num_tokens"])
+@pytest.mark.parametrize(
+    "column", ["problem_id", "sample", "correct", "finish_reason", "extracted", "num_tokens"]
+)
 def test_summarize_names_the_missing_column(column):
     with pytest.raises(InputError, match=f"no column '{column}'"):
         summarize(evaluation().drop(columns=column))
@@ -441,7 +480,9 @@ def test_summarize_names_the_missing_column(column):
 
 def test_the_module_does_not_load_torch():
     code = "import sys, r1nb.statistics; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert out.stdout.strip() == "[]"
 
 
@@ -458,7 +499,9 @@ def test_no_spread_is_not_certainty(shape, same):
         assert r.within_noise or shape[0] == 500
     for score in (0.0, 1.0):
         assert against_reported(np.full(shape, score), score, 1, same).z == 0
-        assert abs(against_reported(np.full(shape, 1 - score), score, 1, same).z) <= 2 * math.sqrt(shape[0])
+        assert abs(against_reported(np.full(shape, 1 - score), score, 1, same).z) <= 2 * math.sqrt(
+            shape[0]
+        )
 
 
 def test_a_single_wrong_sample_does_not_make_it_certain():

@@ -90,7 +90,9 @@ def test_without_walls_the_evaluators_run_nothing_either(tmp_path):
     (tmp_path / "work.json").write_text(json.dumps(work))
     command = [sys.executable, "-c", WITHOUT_WALLS, str(tmp_path / "work.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split("\n")[-2] == f"{len(work)} []", done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.split("\n")[-2] == f"{len(work)} []", (
+        done.stdout[-2000:] + done.stderr[-2000:]
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["work.json"]
 
 
@@ -98,7 +100,12 @@ def test_an_answer_cannot_change_the_next_verdict():
     (entry,) = problems("polynomial_multiplication", 1)
     wrong = "x + 12345"
     takeover = "__import__('reasoning_gym').factory.DATASETS.clear()"
-    assert score_tasks([wrong, takeover, wrong, entry["answer"]], [entry] * 4) == [0.0, 0.0, 0.0, 1.0]
+    assert score_tasks([wrong, takeover, wrong, entry["answer"]], [entry] * 4) == [
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+    ]
     completions = [rf"\boxed{{{a}}}" for a in (takeover, wrong)]
     rows = [json.dumps(entry)] * 2
     assert gym_scores(completions, rows) == [0.0, 0.0]
@@ -111,10 +118,15 @@ def test_honest_answers_have_the_scores_of_the_library():
     answers, entries = honest(525, seed=4)
     ours, theirs = score_tasks(answers, entries), own_scores(answers, entries)
     differing = [
-        (e["reasoning_gym"], a, x, y) for a, e, x, y in zip(answers, entries, ours, theirs, strict=True) if x != y
+        (e["reasoning_gym"], a, x, y)
+        for a, e, x, y in zip(answers, entries, ours, theirs, strict=True)
+        if x != y
     ]
     for task, answer, our, their in differing:
-        if task in ("arc_agi", "rearc"):  # a reference that went through JSON is none to the library
+        if task in (
+            "arc_agi",
+            "rearc",
+        ):  # a reference that went through JSON is none to the library
             assert (our, their) == (1.0, 0.05)
         elif "Integral(" in str(answer):  # the library's own reference, which it could not solve
             assert (task, our) == ("intermediate_integration", 0.0)
@@ -125,9 +137,14 @@ def test_honest_answers_have_the_scores_of_the_library():
 @pytest.mark.parametrize("name", sorted(EARNED))
 def test_our_own_rule_takes_the_reference(name):
     entries = problems(name, 10, seed=7)
-    references = [e["answer"] if e["answer"] is not None else e["metadata"].get("example_answer", "") for e in entries]
+    references = [
+        e["answer"] if e["answer"] is not None else e["metadata"].get("example_answer", "")
+        for e in entries
+    ]
     if name == "propositional_logic":  # its example is a premise twice, now and then
-        references = [f"({e['metadata']['premises'][0]} ∨ ¬{e['metadata']['variables'][0]})" for e in entries]
+        references = [
+            f"({e['metadata']['premises'][0]} ∨ ¬{e['metadata']['variables'][0]})" for e in entries
+        ]
     if name == "rush_hour":  # it has no reference; a move or two is a try
         references = ["A+1"] * len(entries)
     assert score_tasks(references, entries) == own_scores(references, entries)
@@ -150,7 +167,11 @@ CHEATS = [
 
 @pytest.mark.parametrize(("name", "answer"), CHEATS)
 def test_an_answer_that_solves_nothing_earns_nothing(name, answer):
-    entries = [e for e in problems(name, 12, seed=9) if str(e["answer"]).replace(" ", "") != answer.replace(" ", "")]
+    entries = [
+        e
+        for e in problems(name, 12, seed=9)
+        if str(e["answer"]).replace(" ", "") != answer.replace(" ", "")
+    ]
     if name == "puzzle24":
         entries = [e for e in entries if sorted(e["metadata"]["numbers"]) != [1, 1, 4, 6]]
     assert max(score_tasks([answer] * len(entries), entries)) <= 0.1
@@ -183,9 +204,13 @@ def test_a_worker_has_no_way_out():
         (pid,) = (int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     for name in ("net", "pid", "mnt", "ipc", "uts"):
         assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
-    status = Path(f"/proc/{pid}/status").read_text()  # nobody's rights: another user, or a user namespace
+    status = Path(
+        f"/proc/{pid}/status"
+    ).read_text()  # nobody's rights: another user, or a user namespace
     own_users = os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user")
-    assert own_users or (re.search(r"^Uid:\t0", status, re.M) is None and "CapEff:\t0000000000000000" in status)
+    assert own_users or (
+        re.search(r"^Uid:\t0", status, re.M) is None and "CapEff:\t0000000000000000" in status
+    )
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"R1NB" not in environment and b"TOKEN" not in environment
     mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
@@ -194,7 +219,10 @@ def test_a_worker_has_no_way_out():
         m for m in writable if m.startswith("/dev/")
     }
     root = Path(f"/proc/{pid}/root")
-    assert not (root / str(ROOT / "tests").lstrip("/")).exists() and not (root / "root/.bashrc").exists()
+    assert (
+        not (root / str(ROOT / "tests").lstrip("/")).exists()
+        and not (root / "root/.bashrc").exists()
+    )
 
 
 def test_a_killed_worker_is_replaced_and_threads_may_ask():
@@ -231,6 +259,8 @@ def test_a_machine_without_walls_scores_too_and_says_so(tmp_path):
         "print(score_tasks(['12', '13'], [entry] * 2), verify_answers(['\\\\boxed{y+x}'], ['x+y']))"
     )
     environment = {**os.environ, "PATH": str(tmp_path / "bin")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout == "[1.0, 0.0] [True]\n", done.stderr
     assert "without isolation" in done.stderr and "bubblewrap" in done.stderr

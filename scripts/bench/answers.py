@@ -80,7 +80,11 @@ def hostile(count: int, rng: random.Random) -> list:
         lambda n: f"\\int_0^{{{n}}} e^{{x^x}} dx",
         lambda n: "\\sqrt{" * n * 7 + "2" + "}" * n * 7,
         lambda n: f"\\sum_{{k=1}}^{{{n}0000000}} k^k",
-        lambda n: "".join(chr(rng.randrange(32, 0x10000)) for _ in range(n * 30)).encode("utf-8", "ignore").decode(),
+        lambda n: (
+            "".join(chr(rng.randrange(32, 0x10000)) for _ in range(n * 30))
+            .encode("utf-8", "ignore")
+            .decode()
+        ),
         lambda n: "import os; os.abort()",
         lambda n: "__import__('os').system('true')",
         lambda n: "\x00" * n,
@@ -97,7 +101,10 @@ def hostile(count: int, rng: random.Random) -> list:
 
 def memory_mib() -> tuple[float, float]:
     "Peak resident memory of this process, and of the largest worker that has ended."
-    return tuple(resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return tuple(
+        resource.getrusage(who).ru_maxrss / 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 def run_hostile(count: int, seed: int) -> None:
@@ -122,18 +129,27 @@ def run_hostile(count: int, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=500, help="problems")
-    parser.add_argument("--hostile", type=int, default=0, metavar="N", help="grade N hostile inputs instead")
+    parser.add_argument(
+        "--hostile", type=int, default=0, metavar="N", help="grade N hostile inputs instead"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.hostile:
         return run_hostile(args.hostile, args.seed)
-    folder = os.environ.get("R1NB_BENCHMARKS") or parser.error("set R1NB_BENCHMARKS to a folder with math500.jsonl")
+    folder = os.environ.get("R1NB_BENCHMARKS") or parser.error(
+        "set R1NB_BENCHMARKS to a folder with math500.jsonl"
+    )
     rows = read_rows(Path(folder) / "math500.jsonl")[: args.limit]
     texts, golds = completions(rows, random.Random(args.seed))
-    seconds, verdicts = {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []}, {}
+    seconds, verdicts = (
+        {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []},
+        {},
+    )
     with AnswerPool(1) as one, AnswerPool(2) as two:
         graders = [
             lambda: plain(texts, golds),
@@ -141,7 +157,9 @@ def main() -> None:
             lambda: verify_answers(texts, golds, pool=two),
         ]
         for pool in (one, two):
-            verify_answers(["\\boxed{x+1}"] * 2, ["y", "z"], pool=pool)  # workers start here, not in the measurement
+            verify_answers(
+                ["\\boxed{x+1}"] * 2, ["y", "z"], pool=pool
+            )  # workers start here, not in the measurement
         for _ in range(args.rounds):
             for name, grader in zip(seconds, graders, strict=True):
                 start = time.perf_counter()
@@ -152,10 +170,16 @@ def main() -> None:
         median = statistics.median(values)
         right = sum(v is True for v in verdicts[name])
         rate = len(texts) / median
-        print(f"{name:24} {rate:7.0f} completions/s   {base / median:.2f} x   right: {right} of {len(texts)}")
+        print(
+            f"{name:24} {rate:7.0f} completions/s   {base / median:.2f} x   right: {right} of {len(texts)}"
+        )
     assert verdicts["r1nb, 1 worker"] == verdicts["r1nb, 2 workers"]
     ours, theirs = verdicts["r1nb, 2 workers"], verdicts["math-verify, 1 process"]
-    different = [(g, t[-60:], a, b) for g, t, a, b in zip(golds, texts, ours, theirs, strict=True) if bool(a) != b]
+    different = [
+        (g, t[-60:], a, b)
+        for g, t, a, b in zip(golds, texts, ours, theirs, strict=True)
+        if bool(a) != b
+    ]
     print(f"{len(different)} disagreements")
     for gold, text, a, b in different:
         print(f"  reference {gold!r}, completion …{text!r}: r1nb {a}, math-verify {b}")

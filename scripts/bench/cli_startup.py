@@ -19,7 +19,13 @@ COMMANDS = {
 def seconds(command: list[str]) -> float:
     "Wall time of `command`, which must succeed."
     begin = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, timeout=600, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        timeout=600,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     return time.perf_counter() - begin
 
 

@@ -34,7 +34,10 @@ def main():
     for name, dtype in DTYPES.items():
         a, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
         rates[name] = 2 * m * k * n / seconds(lambda a=a, b=b: a @ b) / 1e9
-    print(f"{m} x {k} x {n}: " + ", ".join(f"{name} {rate:.1f} GFLOP/s" for name, rate in rates.items()))
+    print(
+        f"{m} x {k} x {n}: "
+        + ", ".join(f"{name} {rate:.1f} GFLOP/s" for name, rate in rates.items())
+    )
     steps = {}
     ids = torch.randint(5, 40000, (16, 90))
     for name in DTYPES:

@@ -35,7 +35,9 @@ def make(path: Path, rows: int, planted: float, problems: list[str], seed: int =
     weights = 1 / np.arange(1, len(words) + 1)
     weights /= weights.sum()
     dirty = np.sort(rng.choice(rows, int(rows * planted), replace=False))
-    which = dict(zip(dirty.tolist(), rng.integers(len(problems), size=len(dirty)).tolist(), strict=True))
+    which = dict(
+        zip(dirty.tolist(), rng.integers(len(problems), size=len(dirty)).tolist(), strict=True)
+    )
     schema = pa.schema([("id", pa.int64()), ("problem", pa.string())])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, 20_000):
@@ -101,7 +103,9 @@ def dictionary(path: str, problems: dict, n: int):
     def run():
         grams, start, found = lookup([p for texts in problems.values() for p in texts], n), 0, []
         for texts in read(path):
-            found += [start + i for i, t in enumerate(texts) if any(g in grams for g in grams_of(t, n))]
+            found += [
+                start + i for i, t in enumerate(texts) if any(g in grams for g in grams_of(t, n))
+            ]
             start += len(texts)
         return found
 
@@ -118,7 +122,9 @@ def open_r1(path: str, problems: dict, n: int):
                 grams = lookup(texts, n)
 
                 def mark(row, grams=grams, name=name):
-                    row[f"contaminated_{name}"] = any(g in grams for g in grams_of(row["problem"], n))
+                    row[f"contaminated_{name}"] = any(
+                        g in grams for g in grams_of(row["problem"], n)
+                    )
                     return row
 
                 rows = rows.map(mark, num_proc=2)
@@ -132,9 +138,14 @@ def index_sizes(problems: dict, n: int) -> dict[str, float]:
     "MiB that the index and the dictionary take, added up object by object."
     from r1nb.overlap import NgramIndex
 
-    index, grams = NgramIndex(problems, n), lookup([p for texts in problems.values() for p in texts], n)
+    index, grams = (
+        NgramIndex(problems, n),
+        lookup([p for texts in problems.values() for p in texts], n),
+    )
     arrays = sum(a.nbytes for a in (index.keys, index.owners, index.maybe, index.sizes))
-    objects = sys.getsizeof(grams) + sum(sys.getsizeof(k) + sys.getsizeof(v) for k, v in grams.items())
+    objects = sys.getsizeof(grams) + sum(
+        sys.getsizeof(k) + sys.getsizeof(v) for k, v in grams.items()
+    )
     return {"ours": arrays / 2**20, "dictionary": objects / 2**20}
 
 
@@ -157,7 +168,10 @@ def work(way: str, path: str, n: int) -> None:
     "In a process of its own: prints seconds, memory and the rows that were found."
     from r1nb.curate import benchmark_problems
 
-    problems = {b: [p for p in texts if len(p.split()) >= n] for b, texts in benchmark_problems(BENCHMARKS).items()}
+    problems = {
+        b: [p for p in texts if len(p.split()) >= n]
+        for b, texts in benchmark_problems(BENCHMARKS).items()
+    }
     run, peak, done = WAYS[way](path, problems, n), [0.0], threading.Event()
     before = resident()
 
@@ -176,10 +190,14 @@ def work(way: str, path: str, n: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--ngram_size", type=int, default=8)
-    parser.add_argument("--planted", type=float, default=0.001, help="share of rows with a test problem in them")
+    parser.add_argument(
+        "--planted", type=float, default=0.001, help="share of rows with a test problem in them"
+    )
     parser.add_argument("--ways", nargs="+", choices=list(WAYS)[1:], default=list(WAYS)[1:])
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -190,12 +208,17 @@ def main() -> None:
     known = benchmark_problems(BENCHMARKS)
     texts = [p for some in known.values() for p in some if len(p.split()) >= args.ngram_size]
     size = index_sizes(known, args.ngram_size)
-    print(f"{len(texts)} test problems; " + ", ".join(f"{way} {mib:.1f} MiB" for way, mib in size.items()))
+    print(
+        f"{len(texts)} test problems; "
+        + ", ".join(f"{way} {mib:.1f} MiB" for way, mib in size.items())
+    )
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as folder:
             path, first = Path(folder) / "problems.parquet", None
             planted = make(path, rows, args.planted, texts)
-            print(f"{rows:,} problems, {path.stat().st_size / 2**20:.0f} MiB, {len(planted)} with a test problem")
+            print(
+                f"{rows:,} problems, {path.stat().st_size / 2**20:.0f} MiB, {len(planted)} with a test problem"
+            )
             alone = None
             for way in ["reading", *args.ways]:
                 done = subprocess.run(
@@ -214,7 +237,8 @@ def main() -> None:
                     told[what] -= alone[what]
                 first = first or told
                 hits, others = (
-                    len(some) for some in (set(told["rows"]) & set(planted), set(told["rows"]) - set(planted))
+                    len(some)
+                    for some in (set(told["rows"]) & set(planted), set(told["rows"]) - set(planted))
                 )
                 print(
                     f"  {way:11s} {told['seconds']:8.2f} s ({told['seconds'] / first['seconds']:6.1f} x)"

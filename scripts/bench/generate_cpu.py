@@ -18,7 +18,9 @@ from r1nb.sampling import draw_tokens
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--prompt-tokens", type=int, default=60)
@@ -30,7 +32,9 @@ def main() -> None:
     choice = ModelChoice(args.model)
     tokenizer = load_tokenizer(choice)
     model = load_model(choice, tokenizer).eval()
-    lengths = torch.randint(args.prompt_tokens // 2, 2 * args.prompt_tokens, (max(1, args.batch // 8),)).tolist()
+    lengths = torch.randint(
+        args.prompt_tokens // 2, 2 * args.prompt_tokens, (max(1, args.batch // 8),)
+    ).tolist()
     groups = [torch.randint(100, len(tokenizer) - 100, (n,)).tolist() for n in lengths]
     prompts = [groups[i % len(groups)] for i in range(args.batch)]
     rates = {name: [] for name in args.attention}

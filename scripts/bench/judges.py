@@ -19,7 +19,15 @@ from pathlib import Path
 
 from r1nb.judges import EARNED, default_task_pool, score_tasks
 
-CHEAP = ("chain_sum", "leg_counting", "gcd", "simple_equations", "letter_counting", "spell_backward", "count_bits")
+CHEAP = (
+    "chain_sum",
+    "leg_counting",
+    "gcd",
+    "simple_equations",
+    "letter_counting",
+    "spell_backward",
+    "count_bits",
+)
 
 # {file}: where an attack that succeeds leaves a file.
 CODE = (
@@ -136,7 +144,10 @@ def problems(task: str, size: int, seed: int = 1) -> list[dict]:
     import reasoning_gym
 
     made = reasoning_gym.create_dataset(task, size=size, seed=seed)
-    rows = [{"reasoning_gym": task, "metadata": row["metadata"], "answer": row["answer"]} for row in made]
+    rows = [
+        {"reasoning_gym": task, "metadata": row["metadata"], "answer": row["answer"]}
+        for row in made
+    ]
     return [json.loads(json.dumps(row, default=str)) for row in rows]
 
 
@@ -149,7 +160,13 @@ def honest(size: int, seed: int) -> tuple[list, list]:
         made = problems(task, each + 1, seed + 1)
         for entry, other in zip(made[:each], made[1:], strict=True):
             reference = str(entry["answer"])
-            answers += [reference, str(other["answer"]), f" {reference}\n", f"The answer is {reference}.", None]
+            answers += [
+                reference,
+                str(other["answer"]),
+                f" {reference}\n",
+                f"The answer is {reference}.",
+                None,
+            ]
             entries += [entry] * 5
     order = rng.sample(range(len(answers)), min(size, len(answers)))
     return [answers[i] for i in order], [entries[i] for i in order]
@@ -176,11 +193,15 @@ def run_honest(size: int, seed: int, rounds: int) -> None:
     theirs, ours = own_scores(answers, entries), score_tasks(answers, entries)
     print(f"{len(answers)} honest answers to {len(tasks())} tasks")
     differing = [
-        (e["reasoning_gym"], a, x, y) for a, e, x, y in zip(answers, entries, ours, theirs, strict=True) if x != y
+        (e["reasoning_gym"], a, x, y)
+        for a, e, x, y in zip(answers, entries, ours, theirs, strict=True)
+        if x != y
     ]
     print(f"  {len(differing)} scores differ from the library's:")
     for task, answer, x, y in differing:
-        print(f"    {task}{' (own rule)' if task in EARNED else ''}: {answer!r:.70}: {x}, library {y}")
+        print(
+            f"    {task}{' (own rule)' if task in EARNED else ''}: {answer!r:.70}: {x}, library {y}"
+        )
     cheap = [(str(i), e) for i, e in enumerate(e for task in CHEAP for e in problems(task, 60))]
     texts, rows = [a for a, _ in cheap], [e for _, e in cheap]
     seconds = {"library, in this process": [], "behind the walls": []}
@@ -210,10 +231,16 @@ def run_hostile(deadline: float) -> None:
         seconds = time.perf_counter() - begin
         pool = default_task_pool()
         after = score_tasks([e["answer"] for e in references], references)
-        print(f"{len(texts)} hostile texts x {len(references)} tasks: {seconds:.0f} s, slowest {slowest:.1f} s")
-        print(f"  {pool.timeouts} ended by their deadline of {deadline} s, {pool.crashes} workers or children died")
+        print(
+            f"{len(texts)} hostile texts x {len(references)} tasks: {seconds:.0f} s, slowest {slowest:.1f} s"
+        )
+        print(
+            f"  {pool.timeouts} ended by their deadline of {deadline} s, {pool.crashes} workers or children died"
+        )
         print(f"  files left: {sorted(p.name for p in Path(folder).iterdir())}")
-        print(f"  references scored otherwise afterwards: {sum(a != b for a, b in zip(before, after, strict=True))}")
+        print(
+            f"  references scored otherwise afterwards: {sum(a != b for a, b in zip(before, after, strict=True))}"
+        )
         for task in dict.fromkeys(task for task, *_ in high):
             found = [(text, score) for name, text, score in high if name == task]
             text, score = max(found, key=lambda pair: pair[1])
@@ -221,7 +248,9 @@ def run_hostile(deadline: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--honest", type=int, default=0, metavar="N")
     parser.add_argument("--hostile", action="store_true")
     parser.add_argument("--deadline", type=float, default=1.0)

@@ -30,7 +30,12 @@ from r1nb.sft import last_checkpoint
 
 STEPS = 12
 COMMAND = ["sft", "--config", "sft.yaml", "--num_processes", "2", "--run-dir", "run"]
-VICTIMS = {"command": "/r1nb sft", "launcher": "r1nb.launch accelerate", "rank 0": "RANK=0", "rank 1": "RANK=1"}
+VICTIMS = {
+    "command": "/r1nb sft",
+    "launcher": "r1nb.launch accelerate",
+    "rank 0": "RANK=0",
+    "rank 1": "RANK=1",
+}
 
 
 def prepare(folder):
@@ -59,7 +64,9 @@ def start(folder, mark):
     }
     r1nb = Path(sys.executable).with_name("r1nb")
     with open(folder / "out.txt", "a") as out:
-        return subprocess.Popen([r1nb, *COMMAND], cwd=folder, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [r1nb, *COMMAND], cwd=folder, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+        )
 
 
 def processes(mark):
@@ -72,7 +79,10 @@ def processes(mark):
                 f"R1NB_BENCH_MARK={mark}" in environ
                 and (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
             ):
-                found[int(folder.name)] = ((folder / "cmdline").read_text().replace("\0", " "), environ)
+                found[int(folder.name)] = (
+                    (folder / "cmdline").read_text().replace("\0", " "),
+                    environ,
+                )
         except OSError:
             continue
     return found
@@ -82,7 +92,9 @@ def find(victim, mark):
     "The number of the process that plays `victim`, or None while there is none."
     sign = VICTIMS[victim]
     for number, (line, environ) in processes(mark).items():
-        if sign in line or (sign in environ and "r1nb.launch job" in line and "accelerate" not in line):
+        if sign in line or (
+            sign in environ and "r1nb.launch job" in line and "accelerate" not in line
+        ):
             return number
 
 
@@ -107,7 +119,9 @@ def complaints(folder, victim, signum, process, mark, reference):
     status = run.status
     if code not in (0, 128 + signum, -signum):
         wrong.append(f"exit code {code} after signal {signum}")
-    if code == 0 and status != "completed":  # the other way round is fine: the end of a launcher whose work is done
+    if (
+        code == 0 and status != "completed"
+    ):  # the other way round is fine: the end of a launcher whose work is done
         wrong.append(f"exit code {code} but the run is {status}")
     if status in ("running", "created") and code != 0 and run.metrics:
         wrong.append(f"the run is {status}")
@@ -121,22 +135,33 @@ def complaints(folder, victim, signum, process, mark, reference):
     (folder / "out.txt").unlink()
     again = start(folder, mark)
     if again.wait(300):
-        return [*wrong, f"going on ended with {again.returncode}: {(folder / 'out.txt').read_text()[-300:]}"], (
+        return [
+            *wrong,
+            f"going on ended with {again.returncode}: {(folder / 'out.txt').read_text()[-300:]}",
+        ], (
             code,
             status,
         )
-    if step and status != "completed" and f"going on from checkpoint-{step}" not in (folder / "out.txt").read_text():
+    if (
+        step
+        and status != "completed"
+        and f"going on from checkpoint-{step}" not in (folder / "out.txt").read_text()
+    ):
         wrong.append(f"did not go on from checkpoint-{step}")
     if run.status != "completed":
         wrong.append(f"the end is {run.status}")
     have = losses(run)
-    if reference and (sorted(have) != sorted(reference) or max(abs(have[s] - reference[s]) for s in have) > 2e-3):
+    if reference and (
+        sorted(have) != sorted(reference) or max(abs(have[s] - reference[s]) for s in have) > 2e-3
+    ):
         wrong.append(f"other losses: {have}")
     return wrong, (code, status, f"checkpoint {step}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -154,8 +179,15 @@ def main():
             folder, mark = base / f"t{trial}", f"{os.getpid()}-{trial}"
             folder.mkdir()
             (folder / "sft.yaml").write_text((base / "whole/sft.yaml").read_text())
-            victim, signum = draw.choice(list(VICTIMS)), draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-            whole, moment, step = draw.random() < 0.5, draw.uniform(0, duration * 1.02), draw.randrange(1, STEPS + 1)
+            victim, signum = (
+                draw.choice(list(VICTIMS)),
+                draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]),
+            )
+            whole, moment, step = (
+                draw.random() < 0.5,
+                draw.uniform(0, duration * 1.02),
+                draw.randrange(1, STEPS + 1),
+            )
             process, begin = start(folder, mark), time.monotonic()
             if whole:
                 time.sleep(moment)

@@ -66,7 +66,10 @@ def prepare(base):
     }
     (base / "generate.yaml").write_text(yaml.safe_dump(generate))
     (base / "benchmarks").mkdir()
-    rows = [{"problem": f"What is {i} + {i}?", "answer": 2 * i, "level": 1, "subject": "sums"} for i in range(PROBLEMS)]
+    rows = [
+        {"problem": f"What is {i} + {i}?", "answer": 2 * i, "level": 1, "subject": "sums"}
+        for i in range(PROBLEMS)
+    ]
     append_jsonl(base / "benchmarks/math_500.jsonl", rows)
     os.environ |= {
         "R1NB_BENCHMARKS": str(base / "benchmarks"),
@@ -209,7 +212,11 @@ def hit(kind, draw, process, run, duration):
 
 def complaints(kind, run):
     "What is wrong with a run that has been completed by its second start."
-    wrong = [f"left behind: {p.relative_to(run.path)}" for p in run.path.rglob(".*") if LEFT.fullmatch(p.name)]
+    wrong = [
+        f"left behind: {p.relative_to(run.path)}"
+        for p in run.path.rglob(".*")
+        if LEFT.fullmatch(p.name)
+    ]
     if run.status != "completed":
         wrong.append(f"the end is {run.status}")
     rows = read_log(samples_file(kind, run))
@@ -221,7 +228,9 @@ def complaints(kind, run):
     keys = [(r["problem_id"], r["sample"]) for r in rows]
     if len(keys) != PROBLEMS * SAMPLES or len(set(keys)) != len(keys):
         wrong.append(f"{len(keys)} samples of {PROBLEMS * SAMPLES}, {len(set(keys))} different")
-    table = run / ("dataset/train.parquet" if kind == "generate" else "results/math_500/any.parquet")
+    table = run / (
+        "dataset/train.parquet" if kind == "generate" else "results/math_500/any.parquet"
+    )
     if len(pd.read_parquet(table)) != PROBLEMS * SAMPLES:
         wrong.append(f"{table.name} has {len(pd.read_parquet(table))} rows")
     if kind == "evaluate":
@@ -248,7 +257,9 @@ def trial(kind, draw, base, folder, duration):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=["generate", "evaluate", "manifest"])
@@ -271,7 +282,9 @@ def main():
         for number in range(args.trials):
             kind = args.kinds[number % len(args.kinds)]
             what, wrong = None, []
-            while what is None and not wrong:  # a writer that had ended before is looked at, and does not count
+            while (
+                what is None and not wrong
+            ):  # a writer that had ended before is looked at, and does not count
                 what, wrong = trial(kind, draw, base, base / f"t{number}-{tries}", durations[kind])
                 tries += 1
             bad += bool(wrong)

@@ -77,14 +77,26 @@ def run_once(kind, base, number, processes):
         free_port(),
     ]
     if kind == "notebook":
-        job = {"stage": "notebook", "notebook": str(base / "work.ipynb"), "parameters": values, "run_dir": str(folder)}
+        job = {
+            "stage": "notebook",
+            "notebook": str(base / "work.ipynb"),
+            "parameters": values,
+            "run_dir": str(folder),
+        }
         rest = ["-m", "r1nb.launch", "job", json.dumps(job)]
     else:
         rest = [base / "work.py", *values.values()]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     begin, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "r1nb.launch", "accelerate", *launch, *rest]
-    done = subprocess.run(list(map(str, command)), env=env, cwd=base, capture_output=True, text=True)
+    done = subprocess.run(
+        list(map(str, command)), env=env, cwd=base, capture_output=True, text=True
+    )
     wall, after = time.time() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(done.stderr[-3000:])
@@ -94,7 +106,9 @@ def run_once(kind, base, number, processes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--num_processes", type=int, default=2)
@@ -102,21 +116,32 @@ def main():
     with tempfile.TemporaryDirectory() as base:
         base = Path(base)
         prepare(base, args.steps)
-        run_once("script", base, "warm", args.num_processes)  # the disk's cache, the de-quantized model
+        run_once(
+            "script", base, "warm", args.num_processes
+        )  # the disk's cache, the de-quantized model
         ratios, extra, processor = [], [], []
         for pair in range(args.pairs):
             kinds = ("notebook", "script") if pair % 2 else ("script", "notebook")
             got = {kind: run_once(kind, base, pair, args.num_processes) for kind in kinds}
             ratios.append(got["notebook"][0] / got["script"][0])
-            extra.append([n - s for n, s in zip(got["notebook"][1:4], got["script"][1:4], strict=True)])
+            extra.append(
+                [n - s for n, s in zip(got["notebook"][1:4], got["script"][1:4], strict=True)]
+            )
             processor.append(got["notebook"][4] / got["script"][4])
-            text = ", ".join(f"{k} {t[0]:.1f} s ({t[1]:.1f} + {t[2]:.1f} + {t[3]:.1f})" for k, t in got.items())
-            print(f"pair {pair + 1}: {text}; ratio {ratios[-1]:.3f}, processor {processor[-1]:.3f}", flush=True)
+            text = ", ".join(
+                f"{k} {t[0]:.1f} s ({t[1]:.1f} + {t[2]:.1f} + {t[3]:.1f})" for k, t in got.items()
+            )
+            print(
+                f"pair {pair + 1}: {text}; ratio {ratios[-1]:.3f}, processor {processor[-1]:.3f}",
+                flush=True,
+            )
     error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
     before, within, after = map(statistics.mean, zip(*extra, strict=True))
     print(f"notebook / script: {statistics.mean(ratios):.3f} +- {error:.3f}", end=", ")
     print(f"processor {statistics.mean(processor):.3f}", end="; ")
-    print(f"the notebook's extra seconds: {before:+.2f} before the work, {within:+.2f} in it, {after:+.2f} after it")
+    print(
+        f"the notebook's extra seconds: {before:+.2f} before the work, {within:+.2f} in it, {after:+.2f} after it"
+    )
 
 
 if __name__ == "__main__":

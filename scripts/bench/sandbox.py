@@ -20,7 +20,11 @@ SOURCE = "print(int(input()) ** 2)"
 
 def bare(number: int) -> str:
     return subprocess.run(
-        [sys.executable, "-I", "-c", SOURCE], input=str(number), capture_output=True, text=True, check=True
+        [sys.executable, "-I", "-c", SOURCE],
+        input=str(number),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
@@ -29,12 +33,18 @@ def walled(number: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--programs", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     print("isolation:", guarantees())
-    runs = {f"{name}, {n} at once": (f, n) for name, f in (("bare", bare), ("sandbox", walled)) for n in (1, 2)}
+    runs = {
+        f"{name}, {n} at once": (f, n)
+        for name, f in (("bare", bare), ("sandbox", walled))
+        for n in (1, 2)
+    }
     seconds = {name: [] for name in runs}
     for _ in range(args.rounds):
         for name, (f, n) in runs.items():
@@ -46,7 +56,9 @@ def main() -> None:
     base = statistics.median(seconds["bare, 1 at once"])
     for name, values in seconds.items():
         median = statistics.median(values)
-        print(f"{name:20} {args.programs / median:6.1f} programs/s   {base / median:.2f} x bare, 1 at once")
+        print(
+            f"{name:20} {args.programs / median:6.1f} programs/s   {base / median:.2f} x bare, 1 at once"
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from r1nb.sampling import SamplingConfig, VLLMSampler, stream_samples
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--problems", type=int, default=48)
     parser.add_argument("--samples", type=int, default=4)
@@ -52,8 +54,12 @@ def main():
             stop_token_ids=[sampler.tokenizer.eos_token_id],
         )
         begin = time.perf_counter()
-        drawn = sampler.llm.generate([sampler._prompt(m) for _, m in prompts], params, use_tqdm=False)
-        return sum(len(o.token_ids) for r in drawn for o in r.outputs) / (time.perf_counter() - begin)
+        drawn = sampler.llm.generate(
+            [sampler._prompt(m) for _, m in prompts], params, use_tqdm=False
+        )
+        return sum(len(o.token_ids) for r in drawn for o in r.outputs) / (
+            time.perf_counter() - begin
+        )
 
     def job():
         with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +77,10 @@ def main():
     for _ in range(args.pairs):
         (drawn, graded), plain = job(), bare()
         ratios.append((drawn / plain, graded / plain))
-        said = [f"{what} {rate:.0f} ({rate / plain:.3f})" for what, rate in (("drawn", drawn), ("graded too", graded))]
+        said = [
+            f"{what} {rate:.0f} ({rate / plain:.3f})"
+            for what, rate in (("drawn", drawn), ("graded too", graded))
+        ]
         print(f"tokens a second: bare {plain:.0f}, {', '.join(said)}", flush=True)
     drawn, graded = (statistics.median(r) for r in zip(*ratios, strict=True))
     print(f"median of {args.pairs} pairs: {drawn:.3f}, graded too {graded:.3f}")

@@ -12,11 +12,15 @@ from mkdocs.structure.pages import Page as MkDocsPage
 sys.path.insert(0, str(Path(__file__).parent))
 from notebooks import NBS, ROOT, Page, Site, listing, mathml, page_of, rooms, source_page  # noqa: E402
 
-GALLERY = Path(os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery")  # what build_docs.py has made of runs
+GALLERY = Path(
+    os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery"
+)  # what build_docs.py has made of runs
 SECTIONS = {"0": "Tools", "1": "Data", "2": "SFT", "3": "Reinforcement learning", "4": "Evaluation", "5": "Jobs",
             "6": "Reports", "7": "Command"}  # fmt: skip
 site: Site
-converted: dict[tuple, tuple] = {}  # while `make docs-serve` runs: pages whose notebook has not changed
+converted: dict[
+    tuple, tuple
+] = {}  # while `make docs-serve` runs: pages whose notebook has not changed
 
 
 def on_startup(command, dirty):
@@ -33,7 +37,10 @@ def on_startup(command, dirty):
             return
         text = page.markdown
         render(page, config, files)
-        kept[page.file.src_uri] = text, {name: page.__dict__[name] for name in names if name in page.__dict__}
+        kept[page.file.src_uri] = (
+            text,
+            {name: page.__dict__[name] for name in names if name in page.__dict__},
+        )
 
     MkDocsPage.render = remembered
 
@@ -45,7 +52,9 @@ def on_config(config):
     for notebook in rooms():
         job = notebook.parent != NBS
         name = "Job notebooks" if job else SECTIONS.get(notebook.stem[0], "More")
-        sections.setdefault(name, []).append({notebook.stem if job else notebook.stem[3:]: page_of(notebook)})
+        sections.setdefault(name, []).append(
+            {notebook.stem if job else notebook.stem[3:]: page_of(notebook)}
+        )
     api = [{f"r1nb.{name}": f"api/{name}.md"} for name in in_order_of_rooms()]
     config.nav = [
         {"Overview": "index.md"},
@@ -60,7 +69,9 @@ def on_config(config):
 
 def in_order_of_rooms():
     order = list(site.rooms)
-    return sorted(site.modules, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(
+        site.modules, key=lambda name: (order.index(name) if name in order else len(order), name)
+    )
 
 
 def on_files(files, config):
@@ -68,11 +79,18 @@ def on_files(files, config):
         files.append(File.generated(config, path, content=content))
 
     add("index.md", index())
-    add("contributing.md", site.links((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "contributing.md", ""))
+    add(
+        "contributing.md",
+        site.links((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "contributing.md", ""),
+    )
     for notebook in rooms():
         for path, content in convert(notebook):
             add(path, content)
-    rows = ["# API", "Every public name of the package, module by module in reading order.", "| module | |\n|---|---|"]
+    rows = [
+        "# API",
+        "Every public name of the package, module by module in reading order.",
+        "| module | |\n|---|---|",
+    ]
     for name in in_order_of_rooms():
         module = site.modules[name]
         add(f"api/{name}.md", module.markdown(site))
@@ -136,5 +154,7 @@ def on_page_content(content, page, config, files):
 
 
 def on_post_build(config):
-    for path in Path(config.site_dir).rglob("*.map"):  # of the theme's scripts: a megabyte for its developers
+    for path in Path(config.site_dir).rglob(
+        "*.map"
+    ):  # of the theme's scripts: a megabyte for its developers
         path.unlink()

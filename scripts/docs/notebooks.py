@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NBS = ROOT / "nbs"
 RUN = ROOT / "_proc" / "run"  # executed notebooks, named by their content
 LONG = 30  # lines; a longer exported cell is folded
-FENCE = re.compile(r"(?ms)^ *(`{3,}|~{3,}).*?^ *\1 *$|(`+)(?!`).+?(?<!`)\2(?!`)")  # code, in Markdown
+FENCE = re.compile(
+    r"(?ms)^ *(`{3,}|~{3,}).*?^ *\1 *$|(`+)(?!`).+?(?<!`)\2(?!`)"
+)  # code, in Markdown
 # a fenced block, a link, a name in backticks (group 2)
 SKIP_OR_NAME = re.compile(
     r"(?ms)^ *(`{3,}).*?^ *\1 *$|\[[^\]\n]*\]\([^)]*\)|(?<!TRL's )(?<!`)`([\w.]+?)(?:\(\))?`(?!`)"
@@ -66,7 +68,9 @@ class Site:
 
     def __init__(self):
         self.blocks, self.images, self.sources = {}, {}, set()
-        self.modules = {p.stem: Module(p) for p in sorted((ROOT / "r1nb").glob("*.py")) if p.stem[0] != "_"}
+        self.modules = {
+            p.stem: Module(p) for p in sorted((ROOT / "r1nb").glob("*.py")) if p.stem[0] != "_"
+        }
         self.rooms = {n.stem[3:]: page_of(n) for n in rooms() if n.parent == NBS}
         owners = {}
         for module in self.modules.values():
@@ -220,16 +224,23 @@ class Page:
                 text = in_order(source, self.state)
                 parts.append(
                     self.site.links(
-                        text, self.page, self.notebook.parent.relative_to(ROOT).as_posix(), self.module or ""
+                        text,
+                        self.page,
+                        self.notebook.parent.relative_to(ROOT).as_posix(),
+                        self.module or "",
                     )
                 )
                 self.before = source
                 self.heading = (re.findall(r"(?m)^#{1,6} +(.+)$", source) or [self.heading])[-1]
             elif cell["cell_type"] == "code":
                 parts += self.code(cell, source)
-        note = f"[notebook]({self.site.file(self.notebook.relative_to(ROOT).as_posix(), self.page)})"
+        note = (
+            f"[notebook]({self.site.file(self.notebook.relative_to(ROOT).as_posix(), self.page)})"
+        )
         if self.module in self.site.modules:
-            note += f" · [API of r1nb.{self.module}]({relative(f'api/{self.module}.md', self.page)})"
+            note += (
+                f" · [API of r1nb.{self.module}]({relative(f'api/{self.module}.md', self.page)})"
+            )
         parts.insert(1, f"{note}\n{{ .about }}")
         return "\n\n".join(p for p in parts if p) + "\n"
 
@@ -241,7 +252,11 @@ class Page:
             yield self.exported(code)
         elif code and marks.get("echo") != "false":
             language = "bash" if code.startswith(("%%bash", "!")) else "python"
-            tag = "{ .python .parameters }" if "parameters" in cell["metadata"].get("tags", []) else language
+            tag = (
+                "{ .python .parameters }"
+                if "parameters" in cell["metadata"].get("tags", [])
+                else language
+            )
             yield fenced(code, tag if tag != "python" else "python")
         for output in cell["outputs"]:
             if text := self.output(output, source):
@@ -258,7 +273,9 @@ class Page:
 
     def output(self, output: dict, code: str) -> str:
         data = output.get("data", {})
-        if output["output_type"] == "error" or output.get("name") == "stderr":  # progress bars, libraries' warnings
+        if (
+            output["output_type"] == "error" or output.get("name") == "stderr"
+        ):  # progress bars, libraries' warnings
             return ""
         if image := data.get("image/png") or data.get("image/svg+xml"):
             suffix = "png" if "image/png" in data else "svg"
@@ -273,14 +290,20 @@ class Page:
                 f'<p class="plot"><img src="{relative(name, self.page)}" alt="{alt}"{size} loading="lazy"></p>'
             )
         if "text/html" in data:
-            text = re.sub(r"(?s)<style[^>]*>.*?</style>|<script.*?</script>", "", "".join(data["text/html"]))
+            text = re.sub(
+                r"(?s)<style[^>]*>.*?</style>|<script.*?</script>", "", "".join(data["text/html"])
+            )
             text = re.sub(r' border="1"', "", text)
             return self.site.raw(f'<div class="output table" tabindex="0">{text}</div>')
         if "text/markdown" in data:
             return in_order("".join(data["text/markdown"]), self.state)
         text = "".join(output.get("text") or data.get("text/plain") or "").rstrip()
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|(?m:^\[\d{4}-[^]]*\] \[[A-Z]+\].*\n?)", "", text)  # colours, log lines
-        if not text or (data and re.fullmatch(r"<[\w .]+ (?:object )?at 0x[0-9a-f]+>|<Figure size .*>", text)):
+        text = re.sub(
+            r"\x1b\[[0-9;?]*[A-Za-z]|(?m:^\[\d{4}-[^]]*\] \[[A-Z]+\].*\n?)", "", text
+        )  # colours, log lines
+        if not text or (
+            data and re.fullmatch(r"<[\w .]+ (?:object )?at 0x[0-9a-f]+>|<Figure size .*>", text)
+        ):
             return ""
         return self.site.raw(f'<pre class="output" tabindex="0">{html.escape(text)}</pre>')
 
@@ -323,7 +346,9 @@ class Module:
         self.tree = ast.parse(self.source)
         self.text = ast.get_docstring(self.tree) or ""
         exported = [
-            n.value for n in self.tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
+            n.value
+            for n in self.tree.body
+            if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
         ]
         named = ast.literal_eval(exported[0]) if exported else []
         self.nodes = {}
@@ -356,14 +381,22 @@ class Module:
             return f"{fenced(signature(node))}\n\n{link}\n\n{text}"
         bases = ", ".join(ast.unparse(b) for b in node.bases)
         marks = "".join(f"@{ast.unparse(d)}\n" for d in node.decorator_list)
-        parts = [fenced(f"{marks}class {name}" + (f"({bases})" if bases else "")), link, text, fields(node)]
+        parts = [
+            fenced(f"{marks}class {name}" + (f"({bases})" if bases else "")),
+            link,
+            text,
+            fields(node),
+        ]
         for method in node.body:
             if isinstance(method, ast.FunctionDef) and (
                 method.name[0] != "_" or method.name in ("__init__", "__call__")
             ):
                 if method.name[0] == "_" and not docstring(method) and len(method.args.args) < 2:
                     continue
-                shown, anchor = method.name.replace("__", r"\_\_"), f"{name}.{method.name.strip('_')}"
+                shown, anchor = (
+                    method.name.replace("__", r"\_\_"),
+                    f"{name}.{method.name.strip('_')}",
+                )
                 text = site.links(docstring(method), page, "r1nb", self.name)
                 parts += [f"### {name}.{shown} {{ #{anchor} }}", fenced(signature(method)), text]
         return "\n\n".join(p for p in parts if p)
@@ -413,15 +446,25 @@ def fields(node: ast.ClassDef) -> str:
     "The fields of a dataclass as a table."
     rows = []
     for item in node.body:
-        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name) or item.target.id[0] == "_":
+        if (
+            not isinstance(item, ast.AnnAssign)
+            or not isinstance(item.target, ast.Name)
+            or item.target.id[0] == "_"
+        ):
             continue
         default, text = ast.unparse(item.value) if item.value else "", ""
         if isinstance(item.value, ast.Call):  # field(default=…, metadata={'help': …})
             options = {k.arg: k.value for k in item.value.keywords}
-            value = options.get("default") or options.get("default_factory") or next(iter(item.value.args), None)
+            value = (
+                options.get("default")
+                or options.get("default_factory")
+                or next(iter(item.value.args), None)
+            )
             default, text = ast.unparse(value) if value else "", help_of(item.value)
         text = str(text).replace("|", r"\|").replace("<", "&lt;")
-        code = [f"`{c}`" if c else "" for c in (item.target.id, ast.unparse(item.annotation), default)]
+        code = [
+            f"`{c}`" if c else "" for c in (item.target.id, ast.unparse(item.annotation), default)
+        ]
         rows.append("| " + " | ".join([*code, text]).replace("\n", " ") + " |")
     return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows]) if rows else ""
 
@@ -434,7 +477,9 @@ def listing(path: str) -> str:
 def source_page(site: Site, path: str) -> str:
     "A file of the repository as a page whose lines have anchors `L-1`, `L-2`, …"
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
-    body = "\n".join(f'<span id="L-{n}">{html.escape(line)}</span>' for n, line in enumerate(lines, 1))
+    body = "\n".join(
+        f'<span id="L-{n}">{html.escape(line)}</span>' for n, line in enumerate(lines, 1)
+    )
     listing = site.raw(f'<pre class="listing" tabindex="0">{body}</pre>')
     return f"---\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {path}\n\n{listing}\n"
 

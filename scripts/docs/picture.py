@@ -17,16 +17,25 @@ matplotlib.use("svg")
 
 
 def main(folders: list[str]) -> None:
-    runs = [json.loads((Path(f) / "evaluate" / "results" / "results.json").read_text()) for f in folders]
+    runs = [
+        json.loads((Path(f) / "evaluate" / "results" / "results.json").read_text()) for f in folders
+    ]
     matplotlib.rcParams["svg.hashsalt"] = "r1nb"
     fig = accuracy_plot(runs[0])
     score = next(k for k in runs[0]["models"]["sft"] if k.startswith("avg@"))
     for other in runs[1:]:
         values = [100 * other["models"][m][score]["value"] for m in runs[0]["models"]]
         fig.axes[0].plot(
-            [i + 0.2 for i in range(len(values))], values, "o", markersize=4, color="black", markerfacecolor="white"
+            [i + 0.2 for i in range(len(values))],
+            values,
+            "o",
+            markersize=4,
+            color="black",
+            markerfacecolor="white",
         )  # beside the interval
-    fig.savefig(Path(__file__).with_name("quickstart.svg"), bbox_inches="tight", metadata={"Date": None})
+    fig.savefig(
+        Path(__file__).with_name("quickstart.svg"), bbox_inches="tight", metadata={"Date": None}
+    )
 
 
 if __name__ == "__main__":
