@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'ALIASES', 'LOOKED_AT', 'vllm_left_out', 'fetch_vllm', 'GRPOConfig', 'prompt_dataset', 'preview',
-           'with_advantage', 'merged', 'GroupTrainer', 'configure', 'check_references', 'check', 'run_grpo']
+           'GroupTrainer', 'configure', 'check_references', 'check', 'run_grpo']
 
 # %% ../nbs/45_grpo.ipynb #684dc3e7
 import importlib
@@ -57,8 +57,6 @@ from .judges import CREDULOUS
 from r1nb.models import (
     ModelChoice,
     check_model,
-    has_plain_attention,
-    load_model,
     load_tokenizer,
     prefilled,
 )
@@ -72,16 +70,15 @@ from r1nb.problems import (
 from .recipes import load_config
 from .rewards import RewardOptions, get_reward_funcs
 from .runs import Run
-from .sampling import draw_tokens
 from .settings import InputError
-from r1nb.sft import (
+from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
+from r1nb.trainer import (
     TrainingDefaults,
-    check_adapter,
-    check_schedule,
+    check_training,
+    load_for_training,
     lora,
-    score_completions_only,
     train,
-    tree_of,
+    use_cpu_shortcuts,
 )
 
 # %% ../nbs/45_grpo.ipynb #d68342b2
@@ -151,160 +148,9 @@ def preview(
         **columns,
     )
 
-# %% ../nbs/45_grpo.ipynb #646796b3
-def with_advantage(inputs: dict, least: int = 1) -> dict:
-    "`inputs` of TRL's loss without the rows whose advantage is zero (but `least` rows stay) and without the padding that is then left over."
-    keep = inputs["advantages"] != 0
-    keep[(~keep).nonzero()[: max(0, least - int(keep.sum())), 0]] = True
-    rows = {
-        k: v[keep] if torch.is_tensor(v) and v.shape[:1] == keep.shape else v
-        for k, v in inputs.items()
-    }
-    width = rows["completion_mask"].shape[1]
-    begin, end = (
-        rows["prompt_mask"].any(0).int().argmax(),
-        width - rows["completion_mask"].any(0).flip(0).int().argmax(),
-    )
-
-    def trimmed(key, v):
-        if not torch.is_tensor(v) or v.dim() != 2:
-            return v
-        return (
-            v[:, begin:] if key.startswith("prompt_") else v[:, :end] if v.shape[1] == width else v
-        )
-
-    return {k: trimmed(k, v) for k, v in rows.items()}
-
-# %% ../nbs/45_grpo.ipynb #b4dec02e
-@contextmanager
-def merged(policy):
-    "While this lasts, float32 layers of `policy` that carry a LoRA adapter multiply by one matrix."
-    from peft.tuners.lora import Linear
-
-    layers = [
-        m
-        for m in policy.modules()
-        if isinstance(m, Linear)
-        and not m.merged
-        and not m.lora_variant
-        and not any(m.lora_bias.values())
-        and m.get_base_layer().weight.dtype == torch.float32
-    ]
-    weights = [m.get_base_layer().weight.data for m in layers]
-    try:
-        for m in layers:
-            m.merge(safe_merge=True)  # into a copy of the weight
-        yield
-    finally:
-        for m, weight in zip(layers, weights):
-            m.merged_adapters.clear()
-            m.get_base_layer().weight.data = weight
-
 # %% ../nbs/45_grpo.ipynb #f1cb2ba6
-class GroupTrainer(GRPOTrainer):
-    "TRL's `GRPOTrainer` without work that does not change the update: see `with_advantage`, `tree_of`, `draw_tokens` and `merged`."
-
-    def _compute_loss(self, model, inputs):
-        "The entropy and clipping metrics are then those of the completions that have an advantage."
-        exact = (
-            self.loss_type in ("dapo", "cispo", "vespo")
-            and not self.beta
-            and self.top_entropy_quantile == 1
-            and not self._entropy_bonus_enabled
-            and not self.aux_loss_enabled
-            and self.off_policy_mask_threshold is None
-            and "pixel_values" not in inputs
-        )
-        if not exact or not self.model.training:
-            return super()._compute_loss(model, inputs)
-        most = self.accelerator.gather((inputs["advantages"] != 0).sum()[None]).max()
-        return super()._compute_loss(model, with_advantage(inputs, max(1, int(most))))
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model,
-        input_ids,
-        attention_mask,
-        logits_to_keep,
-        batch_size=None,
-        compute_entropy=False,
-        compute_aux_loss=False,
-        **inputs,
-    ):
-        policy = self.accelerator.unwrap_model(model)
-        plain = (
-            not compute_aux_loss
-            and all(v is None for v in inputs.values())
-            and has_plain_attention(policy)
-            and not self.is_deepspeed_enabled
-            and not self.is_fsdp_enabled
-            and (batch_size or len(input_ids)) >= len(input_ids)
-        )
-        tree = tree_of(input_ids, attention_mask, logits_to_keep) if plain else None
-        if tree is None:
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                compute_aux_loss,
-                **inputs,
-            )
-        with self.accelerator.autocast():
-            out = model(
-                input_ids=tree.ids,
-                attention_mask=tree.mask(policy.dtype),
-                position_ids=tree.positions,
-                labels=tree.labels,
-                fused_lm_head=True,
-            )
-        written = attention_mask[:, -logits_to_keep:].bool()
-
-        def in_rows(values):
-            return torch.where(
-                written, torch.nn.functional.pad(values, (1, 0)).flatten()[tree.place], 0
-            )  # nothing predicts a first token
-
-        return in_rows(out.log_probs), in_rows(out.entropy) if compute_entropy else None, None
-
-    def _generate_single_turn(
-        self, prompt_ids, images, multimodal_fields, num_generations, **options
-    ):
-        args = self.args
-        plain = not (
-            self.use_vllm
-            or self.use_transformers_continuous_batching
-            or self.is_deepspeed_enabled
-            or self.is_fsdp_enabled
-            or images
-            or multimodal_fields
-            or args.min_p
-            or args.generation_kwargs
-            or args.cache_implementation
-            or args.repetition_penalty not in (None, 1.0)
-        )
-        if not plain:
-            return super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, **options
-            )
-        policy, training = self.accelerator.unwrap_model(self.model_wrapped), self.model.training
-        policy.eval()
-        try:
-            with merged(policy):
-                return draw_tokens(
-                    policy,
-                    prompt_ids,
-                    args.max_completion_length,
-                    self.eos_token_ids,
-                    self._tokenizer.pad_token_id,
-                    args.temperature,
-                    args.top_p,
-                    args.top_k or 0,
-                ), None
-        finally:
-            policy.train(training)
+class GroupTrainer(SkippedRows, TreeScores, OwnDecoding, GRPOTrainer):
+    "TRL's `GRPOTrainer` with the CPU shortcuts."
 
 # %% ../nbs/45_grpo.ipynb #4c2d744e
 CLASSES = (ProblemsConfig, ModelChoice, GRPOConfig)
@@ -337,8 +183,7 @@ def check_references(rows, args: GRPOConfig) -> None:
 def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     check_model(model)
-    check_adapter(model)
-    check_schedule(args)
+    check_training(model, args)
     get_reward_funcs(args)
     if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
         raise InputError(
@@ -358,7 +203,6 @@ def run_grpo(
     run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, callbacks=()
 ) -> dict:
     "Train `model` with GRPO on `problems`; the policy is in `run/'model'`. `callbacks` are transformers' (see lab). Returns the summary."
-    score_completions_only()
     tokenizer = load_tokenizer(model)
     args = copy.copy(args)  # the trainer changes it, and the cell may be run again
     args.output_dir = str(run / "checkpoints")
@@ -366,8 +210,10 @@ def run_grpo(
         args.use_vllm, args.vllm_mode, args.vllm_server_base_url = True, "server", url
     if args.use_vllm:
         fetch_vllm()
-    trainer = GroupTrainer(
-        load_model(model, tokenizer),
+    policy, dtype = load_for_training(model, args, tokenizer)
+    kind = GroupTrainer if use_cpu_shortcuts(args) else GRPOTrainer
+    trainer = kind(
+        policy,
         reward_funcs=get_reward_funcs(args, prefilled(tokenizer)),
         args=args,
         processing_class=tokenizer,
@@ -375,7 +221,7 @@ def run_grpo(
         callbacks=list(callbacks),
         peft_config=lora(model),
     )
-    summary = train(run, trainer, tokenizer)
+    summary = train(run, trainer, tokenizer, dtype)
     rewards = [r["reward"] for r in run.metrics if "reward" in r]
     third = max(1, len(rewards) // 3)
     return {
