@@ -10,7 +10,7 @@ Every key of `r1nb generate --keys` can be given. A second start goes on, or rat
 
 import sys
 
-from r1nb.launch import Job, guarded, start_job
+from r1nb.jobs import Job, guarded, start_job
 from r1nb.pass_rate import rate_run
 from r1nb.problems import short_name
 from r1nb.publish import PublishConfig, check_publish, push_folder

@@ -14,8 +14,9 @@ import pytest
 from conftest import R1NB, ROOT, TASK, finish, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
-from r1nb import cli, launch, settings
+from r1nb import cli, jobs, pipeline, settings
 from r1nb.runs import open_run, running
+from r1nb.stages import all_stages
 
 HEAVY = {"torch", "transformers", "trl", "papermill", "IPython", "pandas", "datasets", "matplotlib"}
 
@@ -41,11 +42,12 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def command(here, monkeypatch, capfd):
     "`command(*arguments)`: exit code, output and messages of `r1nb` with its jobs run in this process."
-    monkeypatch.setattr(
-        launch,
-        "start_job",
-        lambda job: launch.guarded(lambda: launch.execute_job(job), debug=job.debug),
-    )
+
+    def start_here(job):
+        return jobs.guarded(lambda: jobs.execute_job(job), debug=job.debug)
+
+    monkeypatch.setattr(jobs, "start_job", start_here)
+    monkeypatch.setattr(pipeline, "start_job", start_here)
 
     def run(*arguments):
         try:
@@ -113,7 +115,7 @@ def test_help_and_version(tmp_path):
     runs = tmp_path / "runs"
     result = r1nb("--help", cwd=tmp_path, runs=runs)
     assert result.code == 0 and result.err == ""
-    for name in (*launch.STAGES, "pipeline", "run", "runs", "show", "doctor"):
+    for name in (*all_stages(), "pipeline", "run", "runs", "show", "doctor"):
         assert f"\n  {name}" in result.out or f"\n    {name}" in result.out
     result = r1nb("sft", "--help", cwd=tmp_path, runs=runs)
     assert result.code == 0 and "--config RECIPE" in result.out and "--keys" in result.out

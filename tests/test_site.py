@@ -282,7 +282,7 @@ def test_nothing_sticks_out_of_a_narrow_window(base, open_page):
         "index.html",
         "15_statistics.html",
         "60_engine.html",
-        "api/launch.html",
+        "api/jobs.html",
         "gallery/index.html",
     ):
         page.goto(base + name)
