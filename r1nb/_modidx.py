@@ -55,6 +55,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'r1nb.benchmarks.verify_completions': ('benchmarks.html#verify_completions', 'r1nb/benchmarks.py')},
             'r1nb.cli': { 'r1nb.cli._cancel': ('cli.html#_cancel', 'r1nb/cli.py'),
                           'r1nb.cli._check': ('cli.html#_check', 'r1nb/cli.py'),
+                          'r1nb.cli._command': ('cli.html#_command', 'r1nb/cli.py'),
                           'r1nb.cli._compare': ('cli.html#_compare', 'r1nb/cli.py'),
                           'r1nb.cli._distilabel': ('cli.html#_distilabel', 'r1nb/cli.py'),
                           'r1nb.cli._doctor': ('cli.html#_doctor', 'r1nb/cli.py'),

@@ -391,9 +391,9 @@ stages:
         (
             "evaluate: {}",
             "--evalute.num_problems 3",
-            "overrides of a pipeline are written stage.key",
+            "overrides of a pipeline are given as stage.key",
         ),
-        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are written stage.key"),
+        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are given as stage.key"),
     ],
 )
 def test_a_pipeline_recipe_with_a_slip(refused, here, tiny_model, last, options, words):
