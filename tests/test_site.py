@@ -193,6 +193,27 @@ def test_every_public_name_has_signature_text_and_source(folder, name):
             assert f'href="../source/r1nb/{name}.py.html#L-{node.lineno}"' in sections[node.name]
 
 
+def test_answers_of_exercises_are_folded(base, open_page):
+    page, shown = open_page(base), 0
+    for notebook in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        answers = [c for c in cells if "answer" in c["metadata"].get("tags", [])]
+        if not answers:
+            continue
+        page.goto(f"{base}{notebook.stem}.html")
+        found = page.locator("details.answer")
+        assert found.count() == len(answers), notebook.name
+        for i, cell in enumerate(answers):
+            details, code = found.nth(i), found.nth(i).locator("code").first
+            assert details.locator("summary").inner_text() == "Answer"
+            assert not code.is_visible()
+            details.locator("summary").click()
+            assert code.is_visible()
+            assert code.inner_text().strip() == "".join(cell["source"]).strip()
+        shown += len(answers)
+    assert shown >= 3 and page.troubles == []
+
+
 def test_the_first_page_is_light(folder, base, open_page):
     page = open_page(base + "index.html", search=True)
     page.wait_for_load_state("networkidle")
