@@ -90,7 +90,9 @@ class Site:
         return f'<div data-block="{name}"></div>'
 
     def fill(self, page: str) -> str:
-        return re.sub(r'<div data-block="(\w+)"></div>', lambda m: self.blocks[m[1]], page)
+        "`page` with the HTML of its placeholders; inside a `<details>` Markdown makes paragraphs of them."
+        block = r'(<p>)?<div data-block="(\w+)"></div>(?(1)</p>)'
+        return re.sub(block, lambda m: self.blocks[m[2]], page)
 
     def file(self, path: str, page: str, line: int | None = None) -> str:
         "Link from `page` to the repository's file `path`: on GitHub if that is known, else to a page of this site."
