@@ -467,7 +467,7 @@ def test_a_damaged_parquet_file(here, inputs, capsys):
             here,
             capsys,
             path.name,
-            "no readable parquet",
+            "is not a readable parquet file",
         )
 
 
