@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from r1nb.rewards import (
@@ -108,9 +108,12 @@ def test_forms(text, r1, zero):
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
+@example("0", "<think>")
+@example("</think>", "b")
 @settings(max_examples=200, deadline=None)
 def test_form_of_any_thought_and_answer(thought, answer):
-    expected = float(bool(thought.strip()) and bool(answer.strip()))
+    tags = any(tag in text for tag in ("<think>", "</think>") for text in (thought, answer))
+    expected = float(bool(thought.strip()) and bool(answer.strip()) and not tags)
     assert format_reward([f"<think>{thought}</think>{answer}"]) == [expected]
 
 
