@@ -6,7 +6,7 @@
 __all__ = ['PATCHES', 'installed', 'mismatch', 'needs', 'score_completions_only', 'vllm_left_out', 'fetch_vllm',
            'shorten_progress', 'unsharded', 'leave_out_shm_comm', 'end_engine', 'modernise_distilabel',
            'load_custom_tasks_only', 'read_tasks_with', 'sample_at_temperature', 'cache_outside_model',
-           'modernise_lighteval_vllm', 'import_papermill', 'restore_shell']
+           'modernise_lighteval_vllm', 'import_papermill']
 
 # %% ../nbs/04_compat.ipynb #a20c0905
 import importlib
@@ -367,10 +367,3 @@ def import_papermill():
         finally:
             del sys.modules["rfc3987_syntax"]
     return importlib.import_module("papermill")
-
-# %% ../nbs/04_compat.ipynb #df0e1aad
-@needs(traitlets="5.16")
-def restore_shell(shell) -> None:
-    "Make `shell` the IPython of this process again, after `clear_instance`."
-    for kind in type(shell)._walk_mro():
-        kind._instance = shell

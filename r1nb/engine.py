@@ -7,7 +7,7 @@ __all__ = ['AUTOSAVE', 'KERNELS', 'Tokens', 'Screen', 'Lines', 'printable', 'wri
            'quiet_at_exit', 'logged_to', 'Capture', 'captured', 'nobody_to_ask', 'makes_tasks', 'shell_class',
            'as_it_was', 'notebook_shell', 'show_figures', 'Terminated', 'Signals', 'die_with_parent', 'run_tasks',
            'run_cell', 'write_atomically', 'save_atomically', 'notebook_language', 'check_language', 'R1nbEngine',
-           'read_notebook_json', 'notebook_parameters', 'check_parameters', 'import_papermill', 'run_notebook']
+           'read_notebook_json', 'notebook_parameters', 'check_parameters', 'run_notebook']
 
 # %% ../nbs/60_engine.ipynb #fee6cd4a
 import ast
@@ -33,6 +33,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 
+from .compat import import_papermill
 from .runs import Preempted, check_not_removed, rank
 from .settings import InputError, did_you_mean
 
@@ -1573,19 +1574,6 @@ def check_parameters(notebook: str | Path, names):
     for name in names:
         if name not in valid:
             raise InputError(f"{notebook}: unknown parameter '{name}'; {did_you_mean(name, valid)}")
-
-# %% ../nbs/60_engine.ipynb #09433714
-def import_papermill():
-    "The module `papermill`, imported without the grammar that jsonschema builds for the formats `iri` and `iri-reference`."
-    if not {"jsonschema", "rfc3987_syntax"} & set(sys.modules):
-        sys.modules["rfc3987_syntax"] = None  # jsonschema takes it for absent
-        try:
-            import jsonschema
-        finally:
-            del sys.modules["rfc3987_syntax"]
-    import papermill
-
-    return papermill
 
 # %% ../nbs/60_engine.ipynb #eee2ecef
 def run_notebook(

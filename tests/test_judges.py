@@ -537,7 +537,8 @@ def test_languages_of_a_block_need_not_be_run():
 
 
 def test_weights_that_do_not_match_the_rewards(tiny_model):
-    from r1nb.grpo import check, configure
+    from r1nb.grpo import check, stage
+    from r1nb.recipes import configure
 
     written = {
         "dataset_name": "reasoning_gym/chain_sum",
@@ -545,7 +546,7 @@ def test_weights_that_do_not_match_the_rewards(tiny_model):
         "model_name_or_path": str(tiny_model),
     }
     configuration, _ = configure(
-        {**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {}
+        stage, {**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {}
     )
     with pytest.raises(
         InputError, match="reward_weights: 1 weights for the 2 rewards accuracy, format"
