@@ -43,6 +43,14 @@ def patched(monkeypatch):
         patch.__wrapped__.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def gradients_stay_on():
+    "Importing lighteval's transformers backend switches gradients off for the whole process."
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_grad_enabled(True)
+
+
 # ---- versions ----------------------------------------------------------------------------------
 
 
