@@ -807,18 +807,13 @@ def _distilabel(args, rest) -> int:
     return main(rest)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    "The `r1nb` command; returns the exit code (see ranks: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated)."
-    from r1nb.jobs import guarded
-
-    arguments = sys.argv[1:] if arguments is None else arguments
+def _command(arguments: list[str]) -> int:
+    "Parse `arguments` and run the command that they name. Returns the exit code."
     parser = make_parser()
-    others = arguments[:1] in (["lighteval"], ["distilabel"])  # their words are not ours
-    args, rest = (
-        (argparse.Namespace(command=arguments[0], version=False), arguments[1:])
-        if others
-        else parser.parse_known_args(arguments)
-    )
+    if arguments[:1] in (["lighteval"], ["distilabel"]):  # the other words are not ours
+        args, rest = argparse.Namespace(command=arguments[0], version=False), arguments[1:]
+    else:
+        args, rest = parser.parse_known_args(arguments)
     if args.version:
         from r1nb import __version__
 
@@ -827,6 +822,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
+    if args.command in ("show", "doctor", "logs", "cancel") and rest:
+        parser.error(f"unknown option {rest[0]}")
     commands = {
         "pipeline": _pipeline,
         "run": _run,
@@ -837,12 +834,19 @@ def main(arguments: list[str] | None = None) -> int:
         "doctor": _doctor,
         "lighteval": _lighteval,
         "distilabel": _distilabel,
-        **dict.fromkeys(all_stages(), _stage),
     }
-    if args.command in ("show", "doctor", "logs", "cancel") and rest:
-        parser.error(f"unknown option {rest[0]}")
+    return commands.get(args.command, _stage)(args, rest)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The `r1nb` command; returns the exit code.
+
+    0: completed, 1: failed, 2: bad input, 130: interrupted, 143: terminated."""
+    from r1nb.jobs import guarded
+
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = guarded(lambda: commands[args.command](args, rest), getattr(args, "debug", False))
+        code = guarded(lambda: _command(arguments), "--debug" in arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:

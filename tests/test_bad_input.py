@@ -397,11 +397,11 @@ BAD_ROWS = [
     ('{"problem": "1 + 1 =", "answer": NaN}', "row 1: no answer"),
     (
         '{"problem": "1 + 1 =", "final_answer": ["2", "3"]}',
-        "row 1: the answer is one text or number, not a list of 2",
+        "row 1: the answer must be one text or number, not a list of 2",
     ),
     (
         '{"problem": "1 + 1 =", "answer": {"x": 2}}',
-        "row 1: the answer is one text or number, not a dict",
+        "row 1: the answer must be one text or number, not a dict",
     ),
     ('{"problem": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: nested too deeply"),
     (

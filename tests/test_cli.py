@@ -208,11 +208,11 @@ LINE = '{"problem": "1 + 1 =", "answer": "2"}\n'
         ("d.jsonl", LINE + '{"problem": "1 + 1"}\n', ["d.jsonl, row 2: no answer in columns problem"]),
         ("d.jsonl", "", ["d.jsonl has no rows"]),
         ("d.jsonl", "\n\n", ["d.jsonl has no rows"]),
-        ("d.parquet", "no parquet", ["d.parquet is no readable parquet file"]),
+        ("d.parquet", "no parquet", ["d.parquet is not a readable parquet file"]),
         ("d.txt", "1 + 1", ["d.txt", "unknown kind '.txt'; valid: .jsonl, .parquet"]),
         ("folder", None, ["folder folder has 0 .jsonl or .parquet files"]),
         ("reasoning_gym/chain_sums", None, ["did you mean 'chain_sum'?"]),
-        ("mth500", None, ["'mth500' is no file, folder, benchmark or Hub id"]),
+        ("mth500", None, ["'mth500' is not a file, folder, benchmark or Hub id"]),
     ],
     ids=["missing", "no-folder", "broken-line", "no-object", "no-utf8", "no-problem", "no-answer", "empty", "blank",
          "damaged", "kind", "folder", "task", "benchmark"],
@@ -258,7 +258,7 @@ def test_more_problems_than_a_task_has(refused, evaluation):
         "{max_terms: 2, max_digits: 1}",
     ]
     refused(
-        [*evaluation, *task, "--num_problems", 5000], "has only", "num_problems 5000 asks for more"
+        [*evaluation, *task, "--num_problems", 5000], "has only", "fewer than num_problems 5000"
     )
     refused([*evaluation, *task[:2], "--dataset_kwargs", "{max_term: 2}"], "max_term")
 
@@ -391,9 +391,9 @@ stages:
         (
             "evaluate: {}",
             "--evalute.num_problems 3",
-            "overrides of a pipeline are written stage.key",
+            "overrides of a pipeline are given as stage.key",
         ),
-        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are written stage.key"),
+        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are given as stage.key"),
     ],
 )
 def test_a_pipeline_recipe_with_a_slip(refused, here, tiny_model, last, options, words):
