@@ -7,7 +7,7 @@ __all__ = ['AUTOSAVE', 'KERNELS', 'Tokens', 'Screen', 'Lines', 'printable', 'wri
            'quiet_at_exit', 'logged_to', 'Capture', 'captured', 'nobody_to_ask', 'makes_tasks', 'shell_class',
            'as_it_was', 'notebook_shell', 'show_figures', 'Terminated', 'Signals', 'die_with_parent', 'run_tasks',
            'run_cell', 'write_atomically', 'save_atomically', 'notebook_language', 'check_language', 'R1nbEngine',
-           'notebook_parameters', 'check_parameters', 'import_papermill', 'run_notebook']
+           'read_notebook_json', 'notebook_parameters', 'check_parameters', 'import_papermill', 'run_notebook']
 
 # %% ../nbs/60_engine.ipynb #fee6cd4a
 import ast
@@ -1516,8 +1516,8 @@ class R1nbEngine:
         return language or notebook_language(nb.metadata)
 
 # %% ../nbs/60_engine.ipynb #600c4b34
-def _cells(notebook: str | Path) -> list[dict]:
-    "The cells of the file `notebook`. Raises `InputError` if it is none."
+def read_notebook_json(notebook: str | Path) -> dict:
+    "What the file `notebook` contains. Raises `InputError` if it is not a notebook."
     try:
         nb = json.loads(Path(notebook).read_text(encoding="utf-8"))
     except OSError as e:
@@ -1527,7 +1527,12 @@ def _cells(notebook: str | Path) -> list[dict]:
     if not isinstance(nb, dict) or not isinstance(nb.get("cells"), list):
         raise InputError(f"{notebook} is no notebook")
     check_language(nb, notebook)
-    return nb["cells"]
+    return nb
+
+
+def _cells(notebook: str | Path) -> list[dict]:
+    "The cells of the file `notebook`. Raises `InputError` if it is not a notebook."
+    return read_notebook_json(notebook)["cells"]
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, str]:

@@ -410,7 +410,8 @@ def export_html(notebook: str | Path, page: str | Path, hide_code: bool = True) 
 def report_pipeline(path: str | Path) -> int:
     "Execute the report notebook for the pipeline folder `path`; writes `report.ipynb`, `report.html` and `summary.txt` there. Returns an exit code."
     from r1nb.engine import run_notebook
-    from r1nb.launch import OK, job_notebook
+    from r1nb.ranks import OK
+    from r1nb.stages import job_notebook
 
     path = Path(path)
     run_notebook(
@@ -429,7 +430,7 @@ if __name__ == "__main__":
     import sys
 
     from r1nb.engine import die_with_parent
-    from r1nb.launch import guarded
+    from r1nb.jobs import guarded
 
     die_with_parent()
     sys.exit(guarded(lambda: report_pipeline(sys.argv[1])))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SlurmOptions', 'header', 'processes_per_node', 'model_of', 'at_server', 'server_command', 'variables', 'batch_script',
-           'slurm', 'check_here', 'send', 'submit', 'submit_pipeline', 'state_of']
+           'check_here', 'send', 'submit']
 
 # %% ../nbs/64_slurm.ipynb #e2d051a4
 import json
@@ -12,26 +12,17 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from r1nb.launch import (
-    DISTRIBUTED,
-    SAMPLING,
-    Job,
-    Pipeline,
-    accelerator_file,
-    job_environment,
-    ranks_of,
-    run_folder,
-    run_process,
-    suited,
-)
-from .recipes import OUTPUTS, find_recipe, read_stage
-from .runs import Run, now, queue
-from .settings import InputError, settings
+from .jobs import Job, ranks_of, run_folder
+from .ranks import accelerator_file, job_environment, run_process, suited
+from .recipes import read_stage
+from .runs import Run, now
+from .scheduler import queue, slurm
+from .settings import InputError, find_file, settings
+from .stages import all_stages, find_stage
 
 # %% ../nbs/64_slurm.ipynb #6b716e5b
 @dataclass
@@ -100,13 +91,13 @@ def header(options: SlurmOptions, name: str, log: str | Path) -> str:
 # %% ../nbs/64_slurm.ipynb #9600ed04
 def processes_per_node(job: Job, options: SlurmOptions) -> tuple[str, int]:
     "`(accelerator, ranks a node)` for `job` on a cluster: as many ranks as GPUs unless `num_processes`, the number in all, says otherwise."
-    if options.server and job.stage in SAMPLING:
+    if options.server and find_stage(job.stage).ranks == "sample":
         return "none", 1  # the nodes are the server's; the client is one process beside it
     if options.server and options.nodes < 2:
         raise InputError("--server: the server takes a node of its own; --nodes 2 at least")
     alone = (
-        job.stage not in (*DISTRIBUTED, *SAMPLING)
-        or job.stage in SAMPLING
+        find_stage(job.stage).ranks == "one"
+        or find_stage(job.stage).ranks == "sample"
         and not job.num_processes
     )
     if alone:
@@ -115,7 +106,7 @@ def processes_per_node(job: Job, options: SlurmOptions) -> tuple[str, int]:
                 f"--nodes: {job.stage} runs on one node"
                 + (
                     ", unless --num_processes shares the prompts out"
-                    if job.stage in SAMPLING
+                    if find_stage(job.stage).ranks == "sample"
                     else ""
                 )
             )
@@ -131,7 +122,9 @@ def processes_per_node(job: Job, options: SlurmOptions) -> tuple[str, int]:
             f"--num_processes: {total} ranks cannot be spread evenly over {nodes} nodes"
         )
     return suited(
-        ranks_of(job)[0] if job.stage in SAMPLING else job.accelerator or settings().accelerator,
+        ranks_of(job)[0]
+        if find_stage(job.stage).ranks == "sample"
+        else job.accelerator or settings().accelerator,
         total,
     ), total // nodes
 
@@ -147,7 +140,7 @@ def model_of(job: Job) -> str | None:
 
 def at_server(job: Job, options: SlurmOptions) -> Job:
     "`job`, which asks the server that is started beside it if there is one for it. The address is known when it runs."
-    if not options.server or job.stage not in SAMPLING:
+    if not options.server or find_stage(job.stage).ranks != "sample":
         return job
     return replace(job, overrides={**job.overrides, "base_url": "$R1NB_SERVER_URL/v1"})
 
@@ -161,8 +154,8 @@ def server_command(job: Job, options: SlurmOptions) -> str:
         raise InputError(
             "--server vllm: which model? Name model_name_or_path in the recipe or on the command line"
         )
-    if job.stage in SAMPLING:
-        return f"bash {shlex.quote(str(find_recipe('scripts/slurm/serve.sh').absolute()))} {shlex.quote(str(model))} --tensor-parallel-size {options.tp} --pipeline-parallel-size {options.pp} --data-parallel-size {options.dp}"
+    if find_stage(job.stage).ranks == "sample":
+        return f"bash {shlex.quote(str(find_file('scripts/slurm/serve.sh').absolute()))} {shlex.quote(str(model))} --tensor-parallel-size {options.tp} --pipeline-parallel-size {options.pp} --data-parallel-size {options.dp}"
     trl = Path(sys.executable).with_name("trl")
     return f'{shlex.quote(str(trl))} vllm-serve --model {shlex.quote(str(model))} --tensor_parallel_size {options.tp} --data_parallel_size {options.dp} --host 0.0.0.0 --port "$R1NB_SERVER_PORT"'
 
@@ -187,7 +180,7 @@ def variables(job: Job, options: SlurmOptions) -> str:
             "R1NB_SERVER": server_command(job, options),
             "R1NB_SERVER_WAIT": options.server_wait,
         }
-    if options.server and job.stage in SAMPLING:
+    if options.server and find_stage(job.stage).ranks == "sample":
         values |= {"R1NB_SERVER_ON": "all", "R1NB_SERVER_MODEL": model_of(job) or ""}
     site = [line.strip() for line in settings().setup_lines.split(";") if line.strip()]
     if settings().interface:
@@ -201,7 +194,7 @@ def variables(job: Job, options: SlurmOptions) -> str:
 
 def batch_script(job: Job, options: SlurmOptions) -> str:
     "The batch script for `job`."
-    folder, body = run_folder(job), find_recipe("scripts/slurm/body.sh").read_text(encoding="utf-8")
+    folder, body = run_folder(job), find_file("scripts/slurm/body.sh").read_text(encoding="utf-8")
     return "\n".join(
         [
             header(options, f"r1nb-{job.stage}-{folder.name}", folder / "logs" / "slurm-%j.out"),
@@ -212,29 +205,10 @@ def batch_script(job: Job, options: SlurmOptions) -> str:
     )
 
 # %% ../nbs/64_slurm.ipynb #dbf21cfe
-def slurm(*command, text: str | None = None) -> str:
-    "The output of a Slurm command. Raises `InputError` with Slurm's reason if it fails."
-    if not shutil.which(command[0]):
-        raise InputError(
-            f"there is no {command[0]} on this machine: --slurm works on a cluster's login node"
-        )
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"Slurm refused: {(done.stderr or done.stdout).strip()}")
-    return done.stdout + done.stderr
-
-
-def check_here(jobs: dict[str, Job], path: Path) -> int:
-    "Check the recipes of `jobs` in a process of its own, which imports what the stages need. Returns an exit code."
-    plan = {
-        "jobs": {k: asdict(j) for k, j in jobs.items()},
-        "name": path.name,
-        "path": str(path),
-        "minutes": {},
-    }
-    return run_process(
-        [sys.executable, "-m", "r1nb.launch", "check", json.dumps(plan)], job_environment()
-    )
+def check_here(job: Job) -> int:
+    "Check `job` in a process of its own, which imports what the stage needs. Returns an exit code."
+    command = [sys.executable, "-m", "r1nb.jobs", "check", json.dumps(asdict(job))]
+    return run_process(command, job_environment())
 
 
 def send(job: Job, options: SlurmOptions) -> int:
@@ -247,7 +221,7 @@ def send(job: Job, options: SlurmOptions) -> int:
     number = int(slurm("sbatch", "--parsable", text=script).split(";")[0].split()[-1])
     if job.stage != "report":
         run.update(
-            slurm={"job": number, "nodes": options.nodes},
+            batch={"job": number, "nodes": options.nodes},
             queued=now(),
             **(
                 {}
@@ -262,76 +236,21 @@ def submit(job: Job, options: SlurmOptions, dry: bool = False) -> int:
     "Check `job` and submit it, or (`dry`) check it and print the script. Returns an exit code."
     job = at_server(job, options)
     script, run = batch_script(job, options), Run(run_folder(job))
-    known = {job.stage: replace(job, run_dir=str(run.path))}  # the default folder, too
     if dry:
-        if job.stage in OUTPUTS and (code := check_here(known, run.path)):
+        if job.stage in all_stages() and (code := check_here(job)):
             return code
         print(script, end="")
         return 0
     if run.status == "completed" and not job.force:
         print(f"{run.path} is complete; --force runs it again")
         return 0
-    if (number := run.manifest.get("slurm", {}).get("job")) in (states := queue() or {}):
+    if (number := run.manifest.get("batch", {}).get("job")) in (states := queue() or {}):
         raise InputError(f"{run.path} is job {number}, which is {states[number].lower()}")
     slurm("sbatch", "--test-only", text=script)
-    if code := check_here(known, run.path):
+    if job.stage in all_stages() and (code := check_here(job)):
         return code
     number = send(job, options)
     print(
         f"job {number}: {job.stage} in {run.path}\n  r1nb logs {run.path} -f     r1nb cancel {run.path}"
     )
     return 0
-
-# %% ../nbs/64_slurm.ipynb #15b4ecb1
-def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False) -> int:
-    "Submit the stages of `pipeline` that are not complete, each to start after the one before has succeeded, and the report after the last. Returns an exit code."
-    jobs = {
-        k: j for k, j in pipeline.jobs.items() if j.force or Run(j.run_dir).status != "completed"
-    }
-    jobs["report"] = Job("report", run_dir=str(pipeline.path))
-
-    def options_of(stage):
-        "`options` for `stage`: one node where the work is not shared, and the server's only where there is one."
-        server = options.server if stage == "grpo" else ""
-        return replace(
-            options,
-            server=server,
-            nodes=options.nodes - (bool(options.server) and not server)
-            if stage in DISTRIBUTED
-            else 1,
-        )
-
-    one = {k: options_of(j.stage) for k, j in jobs.items()}
-    scripts = {k: batch_script(j, one[k]) for k, j in jobs.items()}
-    if dry:
-        if code := check_here(pipeline.jobs, pipeline.path):
-            return code
-        for name, script in scripts.items():
-            print(f"### {name}\n{script}")
-        return 0
-    for script in scripts.values():
-        slurm("sbatch", "--test-only", text=script)
-    if code := check_here(pipeline.jobs, pipeline.path):
-        return code
-    before = None
-    for name, job in jobs.items():
-        one[name].dependency = f"afterok:{before}" if before else ""
-        before = send(job, one[name])
-        print(
-            f"job {before}: {name}" + (f", {one[name].dependency}" if one[name].dependency else "")
-        )
-    return 0
-
-# %% ../nbs/64_slurm.ipynb #fb04b13e
-def state_of(run: Run, states: dict[int, str] | None = None) -> str:
-    "The state of `run`: its own, or what the queue (`states`; asked only if need be) knows better."
-    status, job = run.status, run.manifest.get("slurm", {}).get("job")
-    if job is None or status not in ("queued", "running", "preempted"):
-        return status
-    if states is None:
-        states = queue()
-    if states is None:
-        return status
-    if job not in states:
-        return {"queued": "cancelled", "running": "interrupted"}.get(status, status)
-    return "queued" if states[job] in ("PENDING", "REQUEUED", "REQUEUE_HOLD") else status

@@ -11,7 +11,7 @@ Every key of `r1nb generate --keys` is accepted. A second start resumes; a new r
 
 import sys
 
-from r1nb.launch import Job, guarded, start_job
+from r1nb.jobs import Job, guarded, start_job
 from r1nb.pass_rate import rate_run
 from r1nb.problems import short_name
 from r1nb.publish import PublishConfig, check_publish, push_folder

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from conftest import ROOT, r1nb
 
-from r1nb import launch, settings
+from r1nb import jobs, pipeline, recipes, settings
 from r1nb.recipes import RANGES, _types, default_of, rule_of
 from r1nb.rewards import RewardOptions
 from r1nb.runs import Run, append_jsonl
 from r1nb.settings import InputError
+from r1nb.stages import all_stages, load_stage
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def inputs(tmp_path_factory, tiny_model):
 
 def outcome(stage, recipe, overrides, capsys):
     "Exit code and messages of the check that every job, and every submission, starts with."
-    code = launch.guarded(lambda: launch.open_job(stage, recipe, overrides, "run") and 0)
+    code = jobs.guarded(lambda: jobs.open_job(stage, recipe, overrides, "run") and 0)
     return code, capsys.readouterr().err
 
 
@@ -84,7 +85,7 @@ def members(kind):
 def fields_of(stage):
     "`(class, name, annotation)` of each field of the classes of `stage`, of one that several have the first."
     seen = {}
-    for cls in launch.stage_module(stage).CLASSES:
+    for cls in load_stage(stage).classes:
         for name, kind in _types(cls).items():
             seen.setdefault(name, (cls, name, kind))
     return list(seen.values())
@@ -99,7 +100,7 @@ OTHERS = {f for f in _types(RewardOptions) if f != "reward_weights"}  # which lo
 
 def test_every_number_has_a_range():
     "A new field, ours or TRL's, needs a line in the table; and every default is in its range."
-    for stage in launch.STAGES:
+    for stage in all_stages():
         for cls, name, kind in fields_of(stage):
             if not is_number(kind) or name in OTHERS:
                 continue
@@ -159,7 +160,7 @@ def wrong_values(stage):
 def test_what_no_field_takes(here, inputs, capsys):
     "Wrong type, nan, inf, negative, zero, huge, empty: at least 200 over all stages, and the message names the key."
     tried = 0
-    for stage in launch.STAGES:
+    for stage in all_stages():
         for key, value in wrong_values(stage):
             if any((key, value) == accepted for accepted in ACCEPTED):
                 continue
@@ -178,7 +179,7 @@ def test_what_some_fields_take(inputs):
         ("save_total_limit", None),
         ("seed", 2**32 - 1),
     ):
-        launch.stage_module("grpo").configure(inputs["grpo"], {key: value})
+        recipes.configure(load_stage("grpo"), inputs["grpo"], {key: value})
 
 
 @pytest.mark.parametrize(
@@ -217,14 +218,14 @@ def test_the_message_says_what_is_valid(here, inputs, capsys, stage, key, value,
 
 
 def test_numbers_in_mappings_are_numbers(here, inputs):
-    sft = launch.stage_module("sft").configure(
-        inputs["sft"], {"lr_scheduler_kwargs": "{min_lr: 1e-7}"}
+    sft = recipes.configure(
+        load_stage("sft"), inputs["sft"], {"lr_scheduler_kwargs": "{min_lr: 1e-7}"}
     )[0][2]
     assert sft.lr_scheduler_kwargs == {"min_lr": 1e-7}
     (here / "e.yaml").write_text(
         "tasks: [gsm8k, aime24]\nprotocol: {gsm8k: {temperature: 6e-1}, aime24: {top_p: 9E-1}}\n"
     )
-    cfg = launch.stage_module("evaluate").configure("e.yaml")[0][0]
+    cfg = recipes.configure(load_stage("evaluate"), "e.yaml")[0][0]
     assert cfg.protocol["gsm8k"]["temperature"] == 0.6 and cfg.protocol["aime24"]["top_p"] == 0.9
     for own in (
         "{temperature: hot}",
@@ -234,8 +235,8 @@ def test_numbers_in_mappings_are_numbers(here, inputs):
         "[1]",
     ):
         with pytest.raises(InputError, match="protocol"):
-            launch.stage_module("evaluate").configure(
-                {"tasks": "gsm8k"}, {"protocol": f"{{gsm8k: {own}}}"}
+            recipes.configure(
+                load_stage("evaluate"), {"tasks": "gsm8k"}, {"protocol": f"{{gsm8k: {own}}}"}
             )
 
 
@@ -300,11 +301,11 @@ def test_hostile_yaml(here, inputs, capsys, text, words):
 def test_a_pipeline_of_the_wrong_shape(here, capsys, text, words):
     path = here.parent / f"{here.name}-p.yaml"
     path.write_text(text)
-    code = launch.guarded(lambda: launch.load_pipeline(path) and 0)
+    code = jobs.guarded(lambda: pipeline.load_pipeline(path) and 0)
     err = capsys.readouterr().err
     assert code == 2 and words in err and path.name in err and "Traceback" not in err, err
-    code = launch.guarded(
-        lambda: launch.load_pipeline(ROOT / "scripts/recipes/quickstart.yaml", name="../x") and 0
+    code = jobs.guarded(
+        lambda: pipeline.load_pipeline(ROOT / "scripts/recipes/quickstart.yaml", name="../x") and 0
     )
     assert code == 2 and "'../x' is not a valid name" in capsys.readouterr().err
 
@@ -396,11 +397,11 @@ BAD_ROWS = [
     ('{"problem": "1 + 1 =", "answer": NaN}', "row 1: no answer"),
     (
         '{"problem": "1 + 1 =", "final_answer": ["2", "3"]}',
-        "row 1: the answer is one text or number, not a list of 2",
+        "row 1: the answer must be one text or number, not a list of 2",
     ),
     (
         '{"problem": "1 + 1 =", "answer": {"x": 2}}',
-        "row 1: the answer is one text or number, not a dict",
+        "row 1: the answer must be one text or number, not a dict",
     ),
     ('{"problem": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: nested too deeply"),
     (
@@ -515,8 +516,9 @@ def test_references_are_counted_before_a_training(here, inputs, capsys):
     ]
     append_jsonl(path, rows)
     for stage in ("grpo", "curate"):
-        module = launch.stage_module(stage)
-        module.check(*module.configure({**inputs[stage], "dataset_name": str(path)})[0])
+        loaded = load_stage(stage)
+        given = {**inputs[stage], "dataset_name": str(path)}
+        loaded.check(*recipes.configure(loaded, given)[0])
         err = capsys.readouterr().err
         assert "cannot be read" in err and "1 " in err and "frac" in err, err
     path.write_text(json.dumps(rows[0]) + "\n")

@@ -14,8 +14,9 @@ import pytest
 from conftest import R1NB, ROOT, TASK, finish, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
-from r1nb import cli, launch, settings
+from r1nb import cli, jobs, pipeline, settings
 from r1nb.runs import open_run, running
+from r1nb.stages import all_stages
 
 HEAVY = {"torch", "transformers", "trl", "papermill", "IPython", "pandas", "datasets", "matplotlib"}
 
@@ -41,11 +42,12 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def command(here, monkeypatch, capfd):
     "`command(*arguments)`: exit code, output and messages of `r1nb` with its jobs run in this process."
-    monkeypatch.setattr(
-        launch,
-        "start_job",
-        lambda job: launch.guarded(lambda: launch.execute_job(job), debug=job.debug),
-    )
+
+    def start_here(job):
+        return jobs.guarded(lambda: jobs.execute_job(job), debug=job.debug)
+
+    monkeypatch.setattr(jobs, "start_job", start_here)
+    monkeypatch.setattr(pipeline, "start_job", start_here)
 
     def run(*arguments):
         try:
@@ -113,7 +115,7 @@ def test_help_and_version(tmp_path):
     runs = tmp_path / "runs"
     result = r1nb("--help", cwd=tmp_path, runs=runs)
     assert result.code == 0 and result.err == ""
-    for name in (*launch.STAGES, "pipeline", "run", "runs", "show", "doctor"):
+    for name in (*all_stages(), "pipeline", "run", "runs", "show", "doctor"):
         assert f"\n  {name}" in result.out or f"\n    {name}" in result.out
     result = r1nb("sft", "--help", cwd=tmp_path, runs=runs)
     assert result.code == 0 and "--config RECIPE" in result.out and "--keys" in result.out
@@ -206,11 +208,11 @@ LINE = '{"problem": "1 + 1 =", "answer": "2"}\n'
         ("d.jsonl", LINE + '{"problem": "1 + 1"}\n', ["d.jsonl, row 2: no answer in columns problem"]),
         ("d.jsonl", "", ["d.jsonl has no rows"]),
         ("d.jsonl", "\n\n", ["d.jsonl has no rows"]),
-        ("d.parquet", "no parquet", ["d.parquet is no readable parquet file"]),
+        ("d.parquet", "no parquet", ["d.parquet is not a readable parquet file"]),
         ("d.txt", "1 + 1", ["d.txt", "unknown kind '.txt'; valid: .jsonl, .parquet"]),
         ("folder", None, ["folder folder has 0 .jsonl or .parquet files"]),
         ("reasoning_gym/chain_sums", None, ["did you mean 'chain_sum'?"]),
-        ("mth500", None, ["'mth500' is no file, folder, benchmark or Hub id"]),
+        ("mth500", None, ["'mth500' is not a file, folder, benchmark or Hub id"]),
     ],
     ids=["missing", "no-folder", "broken-line", "no-object", "no-utf8", "no-problem", "no-answer", "empty", "blank",
          "damaged", "kind", "folder", "task", "benchmark"],
@@ -256,7 +258,7 @@ def test_more_problems_than_a_task_has(refused, evaluation):
         "{max_terms: 2, max_digits: 1}",
     ]
     refused(
-        [*evaluation, *task, "--num_problems", 5000], "has only", "num_problems 5000 asks for more"
+        [*evaluation, *task, "--num_problems", 5000], "has only", "fewer than num_problems 5000"
     )
     refused([*evaluation, *task[:2], "--dataset_kwargs", "{max_term: 2}"], "max_term")
 
@@ -389,9 +391,9 @@ stages:
         (
             "evaluate: {}",
             "--evalute.num_problems 3",
-            "overrides of a pipeline are written stage.key",
+            "overrides of a pipeline are given as stage.key",
         ),
-        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are written stage.key"),
+        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are given as stage.key"),
     ],
 )
 def test_a_pipeline_recipe_with_a_slip(refused, here, tiny_model, last, options, words):

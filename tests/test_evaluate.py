@@ -451,7 +451,7 @@ def test_compare(replayed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--tasks", "aime23"), "'aime23' is no benchmark; did you mean 'aime2"),
+        (("--tasks", "aime23"), "'aime23' is not a benchmark; did you mean 'aime2"),
         (
             ("--tasks", "aime24", "--protocol", "{aime25: {top_p: 1}}"),
             "'aime25' is none of the tasks",
@@ -600,7 +600,7 @@ def test_old_commands_of_lighteval_are_put_into_todays_words(tmp_path):
         (["vllm", "aime24"], "give backend"),
         (["vllm", arguments, "aime24,lcb"], "system prompts"),
         (["vllm", "dtype=float16", "aime24"], "names no model"),
-        (["vllm", arguments, "aime23"], "no benchmark"),
+        (["vllm", arguments, "aime23"], "not a benchmark"),
     ):
         with pytest.raises(InputError, match=message):
             modernise(bad, tmp_path)

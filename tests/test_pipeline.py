@@ -523,7 +523,7 @@ def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kin
 def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_path, kind):
     recipe, path, message = generate_job(tmp_path, tiny_model, kind)
     code = (
-        "import sys; from r1nb.launch import load_pipeline, run_pipeline; pipeline = load_pipeline(sys.argv[1])\n"
+        "import sys; from r1nb.pipeline import load_pipeline, run_pipeline; pipeline = load_pipeline(sys.argv[1])\n"
         "pipeline.jobs['generate'].notebook = sys.argv[2]; sys.exit(run_pipeline(pipeline, report=False))"
     )
     env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}
