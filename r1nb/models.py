@@ -7,7 +7,7 @@ __all__ = ['BUNDLED', 'BUNDLED_NAME', 'CHATML', 'PAD_CANDIDATES', 'GROUPED', 'LO
            'resolve_model', 'end_of_turn', 'align_tokens', 'native_dtype', 'grouped_attention', 'attention_for',
            'ModelChoice', 'read_json', 'tensors_in', 'weight_files', 'empty_model', 'not_finite', 'check_finite',
            'check_tokenizer', 'check_model', 'load_tokenizer', 'load_model', 'has_plain_attention', 'open_think',
-           'prefilled', 'restore_think', 'on_this_gpu', 'unsharded', 'tiny_model', 'save_model']
+           'prefilled', 'restore_think', 'on_this_gpu', 'tiny_model', 'save_model']
 
 # %% ../nbs/20_models.ipynb #5b7687f6
 import importlib.util
@@ -16,11 +16,11 @@ import math
 import os
 import re
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from .compat import unsharded
 from .runs import atomic_path
 from .settings import InputError, did_you_mean, settings
 
@@ -540,19 +540,6 @@ def on_this_gpu(model):
     return (
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}") if torch.cuda.is_available() else model
     )
-
-
-@contextmanager
-def unsharded():
-    "Models that are loaded in here are loaded whole."
-    from transformers.integrations import deepspeed
-
-    before = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = before
 
 # %% ../nbs/20_models.ipynb #ba1fcacc
 def tiny_model(folder: str | Path, seed: int = 0) -> Path:
