@@ -60,7 +60,6 @@ from r1nb.models import (
     has_plain_attention,
     load_model,
     load_tokenizer,
-    prefilled,
 )
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
@@ -84,6 +83,7 @@ from r1nb.sft import (
     train,
     tree_of,
 )
+from .templates import prefilled
 
 # %% ../nbs/45_grpo.ipynb #d68342b2
 @dataclass

@@ -36,10 +36,10 @@ from r1nb.judges import (
     score_ioi,
     score_programs,
 )
-from .models import open_think
 from .problems import message_text
 from .sandbox import LANGUAGES, language_name
 from .settings import InputError, did_you_mean
+from .templates import FORMS, has_form, open_think, with_think
 
 # %% ../nbs/43_rewards.ipynb #cf0ef097
 def completion_texts(completions: list, prompts: list | None = None) -> list[str]:
@@ -57,8 +57,7 @@ def completion_texts(completions: list, prompts: list | None = None) -> list[str
         if not isinstance(prompt, str):
             last = prompt[-1] if prompt else {}
             prompt = message_text(last) if last.get("role") == "assistant" else ""
-        opened = "" if completion.lstrip().startswith("<think>") else open_think(prompt)
-        texts.append(opened + completion)
+        texts.append(with_think(completion, open_think(prompt)))
     return texts
 
 # %% ../nbs/43_rewards.ipynb #4ab614ba
@@ -114,25 +113,9 @@ def accuracy_reward(
     return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 # %% ../nbs/43_rewards.ipynb #227e71fb
-_THOUGHT = r"\s*<think>(?!\s*</think>)(?:(?!</?think>).)+</think>\s*"
-_FORMS = {
-    "r1": re.compile(_THOUGHT + r"(?=\S)(?:(?!</?think>).)+", re.S),
-    "r1_zero": re.compile(
-        _THOUGHT + r"<answer>(?=\s*\S)(?!\s*</answer>)(?:(?!</?(?:answer|think)>).)+</answer>\s*",
-        re.S,
-    ),
-    "open_r1": re.compile(
-        r"<think>\n(?:(?!</?think>).)*\n</think>\n<answer>\n(?:(?!</?(?:answer|think)>).)*\n</answer>",
-        re.S,
-    ),
-}
-
-
 def _matches(form: str, completions: list, prompts: list | None) -> list[float]:
     "1.0 for each completion of the form."
-    if form not in _FORMS:
-        raise InputError(f"format_form: '{form}'; {did_you_mean(form, _FORMS)}")
-    return [float(bool(_FORMS[form].fullmatch(t))) for t in completion_texts(completions, prompts)]
+    return [float(has_form(text, form)) for text in completion_texts(completions, prompts)]
 
 
 @register_reward("format", form="format_form")
@@ -458,7 +441,7 @@ def cf_code_reward(
 
 # %% ../nbs/43_rewards.ipynb #07a84b74
 _WORDS_OF = {
-    "format_form": _FORMS,
+    "format_form": FORMS,
     "repetition_language": ("en", "zh"),
     "code_provider": PROVIDERS,
     "code_eval_scoring_mode": MODES,
@@ -609,7 +592,7 @@ def _with_prefill(func: Callable, prefill: str) -> Callable:
     @wraps(func)
     def prefilled(completions, prompts=None, **columns):
         texts = completion_texts(completions, prompts)
-        texts = [t if t.lstrip().startswith("<think>") else prefill + t for t in texts]
+        texts = [with_think(text, prefill) for text in texts]
         if completions and not isinstance(completions[0], str):
             texts = [[{"role": "assistant", "content": t}] for t in texts]
         return func(completions=texts, prompts=prompts, **columns)

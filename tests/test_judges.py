@@ -13,7 +13,7 @@ from conftest import r1nb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1nb import answers, benchmarks, models, rewards
+from r1nb import answers, benchmarks, rewards, templates
 from r1nb.judges import (
     PROVIDERS,
     read_cases,
@@ -309,7 +309,7 @@ READERS = {
     "extract_choice": benchmarks.extract_choice,
     "extract_program": benchmarks.extract_program,
     "extract_code": rewards.extract_code,
-    "open_think": models.open_think,
+    "open_think": templates.open_think,
     **{
         name: lambda t, name=name: rewards.REWARDS[name](completions=[t])
         for name in (*REWARDS_OF_FORM, "repetition_penalty")

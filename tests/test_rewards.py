@@ -4,10 +4,12 @@ import subprocess
 import sys
 import textwrap
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r1nb import curate
 from r1nb.rewards import (
     REWARDS,
     RewardOptions,
@@ -89,6 +91,8 @@ def test_a_box_in_unfinished_reasoning_earns_nothing():
 def test_forms(text, r1, zero):
     assert format_reward([text]) == format_reward(chat(text)) == [float(r1)]
     assert format_zero_reward([text]) == [float(zero)]
+    selected = curate.format(pd.DataFrame({"completion": [text]}), None)
+    assert list(selected) == [bool(r1)]  # what earns the reward is what a training sees
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
