@@ -56,6 +56,7 @@ from .runs import Run, append_jsonl, atomic_path, read_log, write_text
 from .settings import InputError, did_you_mean
 from .stages import Stage
 from .statistics import repeated_share
+from .templates import has_form
 
 # %% ../nbs/34_curate.ipynb #d9a43ed3
 TRACE = (*COLUMNS, "completion", "sample", "num_tokens", "finish_reason", "teacher", "pass_rate")
@@ -239,10 +240,12 @@ def finished(table, cfg):
 
 @step("completion")
 def format(table, cfg):
-    "The R1 form: one `<think>…</think>`, then an answer."
-    return table.completion.str.fullmatch(
-        r"(?s)\s*<think>(?:(?!</?think>).)+</think>\s*(?:(?!</?think>).)*\S\s*"
-    )
+    """The R1 form: one `<think>…</think>`, then an answer, neither of them empty.
+
+    The rule of the format reward (`has_form`). Data that leaves the reasoning empty on purpose
+    is curated without this step.
+    """
+    return [has_form(text) for text in table.completion]
 
 
 @step("problem_id", "answer", "completion", "verification")

@@ -26,7 +26,7 @@ from r1nb.benchmarks import (
     reported,
     unreadable_references,
 )
-from .models import ModelChoice, check_model, load_tokenizer, prefilled, resolve_model
+from .models import ModelChoice, check_model, load_tokenizer, resolve_model
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
     ProblemsConfig,
@@ -48,6 +48,7 @@ from r1nb.statistics import (
     summarize,
     verdict_matrix,
 )
+from .templates import prefilled, with_think
 
 # %% ../nbs/50_evaluate.ipynb #ce835901
 @dataclass
@@ -171,7 +172,7 @@ def load_tasks(
 def grade(samples: list[dict], problems, kind: str = "math", opened: str = ""):
     """Per-sample table of `samples` (rows of `stream_samples`) on `problems` (a table or rows with `problem_id`, `problem`, `answer`, `verification`).
 
-    `opened`: what the prompt has already begun of every completion, see `prefilled` in models.
+    `opened`: what the prompt has already begun of every completion, see `prefilled` in templates.
 
     Columns: `problem_id, sample, problem, answer, completion, extracted, correct, finish_reason, num_tokens, repetition, level, subject`.
     Raises `InputError` if a reference answer cannot be parsed: it would count as wrong for every model."""
@@ -182,10 +183,7 @@ def grade(samples: list[dict], problems, kind: str = "math", opened: str = ""):
         for r in (problems if isinstance(problems, list) else problems.to_dict("records"))
     }
     of_sample = [rows[s["problem_id"]] for s in samples]
-    texts = [
-        s["text"] if s["text"].lstrip().startswith("<think>") else opened + s["text"]
-        for s in samples
-    ]
+    texts = [with_think(s["text"], opened) for s in samples]
     extracted, correct = judge(kind, texts, of_sample, os.cpu_count() or 2)
     kinds = {
         id: {

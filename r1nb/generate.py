@@ -20,8 +20,6 @@ from r1nb.models import (
     check_model,
     check_tokenizer,
     load_tokenizer,
-    prefilled,
-    restore_think,
 )
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
@@ -37,6 +35,7 @@ from .runs import Run, atomic_path, rank, world_size
 from .sampling import Completion, SamplingConfig, make_sampler, stream_samples
 from .settings import InputError, did_you_mean
 from .stages import Stage
+from .templates import prefilled, restore_think
 
 # %% ../nbs/33_generate.ipynb #58133ade
 def parse_chain(problem: str) -> list[tuple[str, int]]:

@@ -29,7 +29,6 @@ from r1nb.models import (
     has_plain_attention,
     load_model,
     load_tokenizer,
-    prefilled,
 )
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
@@ -51,6 +50,7 @@ from r1nb.sft import (
     tree_of,
 )
 from .stages import Stage
+from .templates import prefilled
 
 # %% ../nbs/45_grpo.ipynb #d68342b2
 @dataclass

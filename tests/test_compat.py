@@ -371,3 +371,34 @@ def test_import_papermill():
         "assert import_papermill() is sys.modules['papermill']\n"
         "assert 'jsonschema' in sys.modules and 'rfc3987_syntax' not in sys.modules\n"
     )
+
+
+def test_write_notebooks_with(patched, tmp_path):
+    from papermill.iorw import LocalHandler, papermill_io
+
+    assert list(inspect.signature(LocalHandler.write).parameters) == ["self", "buf", "path"]
+    handler, written = papermill_io.get_handler("local"), []
+    try:
+        patched(compat.write_notebooks_with, lambda handler, *rest: written.append(rest))
+        papermill_io.write("text", str(tmp_path / "a.ipynb"))
+    finally:
+        vars(handler).pop("write", None)
+    assert written == [("text", str(tmp_path / "a.ipynb"))] and not any(tmp_path.iterdir())
+
+
+def test_restore_shell():
+    from traitlets.config import SingletonConfigurable
+
+    class Outer(SingletonConfigurable):
+        pass
+
+    class Inner(Outer):
+        pass
+
+    one = Inner.instance()
+    Inner.clear_instance()
+    assert not Outer.initialized()
+    compat.restore_shell(one)
+    assert Outer.instance() is one and Inner.instance() is one
+    assert "_instance" not in vars(SingletonConfigurable) or not SingletonConfigurable._instance
+    Inner.clear_instance()

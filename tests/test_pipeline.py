@@ -611,7 +611,7 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["r.ipynb"], "r.ipynb: a notebook in r; the engine r1nb runs python"),
+        (["r.ipynb"], "r.ipynb: the notebook is in r; the r1nb engine runs Python only"),
         (
             ["plain.ipynb", "-p", "steps", "[1, 2"],
             "-p steps: '[1, 2' begins like a list but is not valid JSON",
@@ -619,8 +619,8 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
         (["plain.ipynb", "-p", "step", "3"], "unknown parameter 'step'; did you mean 'steps'?"),
         (["plain.ipynb", "--steps", "3"], "-p name value"),
         (["missing.ipynb"], "missing.ipynb does not exist"),
-        (["text.ipynb", "-p", "steps", "3"], "text.ipynb is no notebook"),
-        (["text.ipynb"], "text.ipynb is no notebook"),
+        (["text.ipynb", "-p", "steps", "3"], "text.ipynb is not a notebook"),
+        (["text.ipynb"], "text.ipynb is not a notebook"),
         ([str(ROOT / "nbs" / "jobs" / "evaluate.ipynb"), "-p", "temperature", "1"], "--key value"),
     ],
 )
