@@ -1044,6 +1044,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'r1nb.slurm': { 'r1nb.slurm.SlurmOptions': ('slurm.html#slurmoptions', 'r1nb/slurm.py'),
                             'r1nb.slurm.SlurmOptions.__post_init__': ('slurm.html#slurmoptions.__post_init__', 'r1nb/slurm.py'),
                             'r1nb.slurm._sbatch_value': ('slurm.html#_sbatch_value', 'r1nb/slurm.py'),
+                            'r1nb.slurm._site_lines': ('slurm.html#_site_lines', 'r1nb/slurm.py'),
                             'r1nb.slurm.at_server': ('slurm.html#at_server', 'r1nb/slurm.py'),
                             'r1nb.slurm.batch_script': ('slurm.html#batch_script', 'r1nb/slurm.py'),
                             'r1nb.slurm.check_here': ('slurm.html#check_here', 'r1nb/slurm.py'),
