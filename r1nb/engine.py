@@ -677,17 +677,19 @@ def write(fd, data):
 def move(way):
     while True:
         try:
-            data = os.read(way.pipe, 1 << 16)
+            if direct:
+                moved = os.read(way.pipe, 1 << 16)
+                write(way.real, moved)
+            else:                                      # at once: it is in the pipe or in the spool
+                moved = os.splice(way.pipe, way.spool, 1 << 16, offset_dst=way.size,
+                                  flags=os.SPLICE_F_NONBLOCK)
+                way.size += moved
         except BlockingIOError:
             return
-        if not data:                                   # nobody can write any more
+        if not moved:                                  # nobody can write any more
             poll.unregister(way.pipe)
             del ways[way.pipe]
             return
-        if direct:
-            write(way.real, data)
-        else:
-            way.size += os.pwrite(way.spool, data, way.size)
 
 def empty(way):                                        # if all of it is recorded
     if way.size and os.lseek(way.spool, 0, os.SEEK_CUR) == way.size:

@@ -8,9 +8,10 @@ Compared are the text of stdout, results and displays (tables in HTML too) and w
 there are. A plot has to be there, but its pixels are not compared. stderr (progress bars, warnings)
 is neither compared nor stored.
 
-Integers have to be equal, other numbers equal within 2 % or one unit of the last digit shown.
-Addresses, temporary paths, times of day and durations in seconds are ignored. In a cell tagged
-`varies` (memory, rates, process ids) all numbers are.
+Integers have to be equal, other numbers equal within 2 %, one unit of the last digit shown or
+1e-5. Addresses, temporary paths, times of day, durations in seconds, a trainer's rates and
+libraries' log lines are ignored. In a cell tagged `varies` (memory, rates, process ids) all
+numbers are.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 0.02  # relative, of numbers with a decimal point or an exponent
+NOISE = 1e-5  # absolute: sums that would be zero without rounding
 CELL_TIMEOUT = 600  # seconds
 
 # What differs between two runs of the same code, and what takes its place.
@@ -35,8 +37,10 @@ IGNORED = [
     (r"<ipython-input-[\w-]+>", "<cell>"),
     (r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", "<date>"),
     (r"\b\d+(?:\.\d+)?(?:e-?\d+)?(?= ?(?:s|ms|us|µs|seconds)\b)", "<time>"),
+    (r"\b(seconds|\w+_runtime|\w+_per_second)(['\"]?[=:] *'?)[\d.e+-]+", r"\1\2<time>"),
     (r"([-=#─━])\1{2,}", r"\1\1\1"),  # rules of tables and bars, as wide as their numbers
 ]
+LOG_LINE = re.compile(r"(?m)^\[\d{4}-[^]\n]*\] \[[A-Z]+\].*\n?")  # of deepspeed, on stdout
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
@@ -103,11 +107,11 @@ def storable(outputs: list) -> list:
         stored.append(output)
     for output in stored:
         if "text" in output:
-            output["text"] = output["text"].splitlines(True)
+            output["text"] = LOG_LINE.sub("", output["text"]).splitlines(True)
         for kind, value in output.get("data", {}).items():
             if isinstance(value, str) and kind != "image/png":
                 output["data"][kind] = value.splitlines(True)
-    return stored
+    return [output for output in stored if output.get("text") != []]
 
 
 def readable(outputs: list) -> list[str]:
@@ -123,7 +127,7 @@ def readable(outputs: list) -> list[str]:
             lines.append(f"[{kind}]")
             if kind == "text/html":
                 lines += words_of_html("".join(data[kind])).splitlines()
-            elif kind.startswith("text/"):
+            elif kind.startswith("text/") and "text/html" not in data:
                 lines += "".join(data[kind]).splitlines()
     return stdout.splitlines() + lines
 
@@ -161,7 +165,7 @@ def close(a: str, b: str) -> bool:
         return False
     x, y = (float(number.replace(",", "")) for number in (a, b))
     last_digit = max(unit(a), unit(b))
-    return abs(x - y) <= max(TOLERANCE * max(abs(x), abs(y)), 1.001 * last_digit)
+    return abs(x - y) <= max(TOLERANCE * max(abs(x), abs(y)), 1.001 * last_digit, NOISE)
 
 
 def unit(number: str) -> float:

@@ -51,6 +51,7 @@ def test_a_changed_output_is_found_and_stored(tmp_path):
         ("varies", "print('12 MiB')", stream("900 MiB\n"), ["varies"]),
         ("left-out", "#| slow\nprint('now')", stream("before\n"), []),
         ("stderr", "import sys; print('warning', file=sys.stderr)", [], []),
+        ("log", "print('[2026-11-27 06:53:34,464] [WARNING] [a.py:1:f] b')", [], []),
         ("twice", "print('a'); print('b', flush=True); print('c')", stream("a\nb\nc\n"), []),
     ]
     path = write_notebook(tmp_path / "small.ipynb", cells)
@@ -81,7 +82,8 @@ def test_a_cell_that_fails_is_named(tmp_path):
         ("loss 0.501", "loss 0.509", True),
         ("loss 0.501", "loss 0.529", False),
         ("0.02", "0.03", True),  # one unit of the last digit
-        ("1.2e-05", "1.9e-05", False),
+        ("1.2e-03", "1.9e-03", False),
+        ("7.4e-09", "-1.5e-07", True),
         ("128 tokens", "129 tokens", False),
         ("1,024.5 rows", "1024.6 rows", True),
         ("47.5 %", "47.9 %", True),
@@ -90,6 +92,8 @@ def test_a_cell_that_fails_is_named(tmp_path):
         ("/tmp/tmpab12cd_9/run", "/var/tmp/tmpzzzzzzz1/run", True),
         ("started 2026-11-27T03:52:05", "started 2026-11-28 04:00", True),
         ("took 12.3 s", "took 8 s", True),
+        ("{'train_runtime': '0.83', 'loss': '2'}", "{'train_runtime': '1.2', 'loss': '2'}", True),
+        ("Result(status='ok', seconds=0.084)", "Result(status='ok', seconds=0.031)", True),
         ("| a   | 1.50 |\n|-----|-------|", "| a | 1.5 |\n|---|---|", True),
         ("node3", "node4", False),
         ("-0.5", "0.5", False),

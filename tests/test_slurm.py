@@ -186,7 +186,7 @@ def test_cancel(cluster, recipe, tmp_path):
     [
         (("--partition", "nowhere"), "invalid partition"),
         (("--gpus_per_node", "9"), "not available"),
-        (("--time", "4h"), "no time limit"),
+        (("--time", "4h"), "not a slurm time limit"),
         (("--nodes", "2", "--num_processes", "3"), "cannot be spread evenly"),
         (("--learning_rat", "1"), "did you mean 'learning_rate'"),
     ],
