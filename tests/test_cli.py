@@ -30,16 +30,6 @@ def tree(folder):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    "An empty working folder; runs go to `runs` in it."
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("R1NB_RUNS", str(tmp_path / "runs"))
-    settings.settings.cache_clear()
-    yield tmp_path
-    settings.settings.cache_clear()
-
-
-@pytest.fixture
 def command(here, monkeypatch, capfd):
     "`command(*arguments)`: exit code, output and messages of `r1nb` with its jobs run in this process."
 
