@@ -275,7 +275,7 @@ def build_gallery(
         and (not out.is_dir() or any(out.iterdir()))
         and not (out / ".r1nb-gallery").exists()
     ):
-        raise InputError(f"{out} is not empty and is no gallery; choose another folder")
+        raise InputError(f"{out} is not empty and is not a gallery; choose another folder")
     rows = [run_row(r, root) for r in runs]
     named = {row["run"]: run for row, run in zip(rows, runs)}
     with atomic_path(out) as folder:

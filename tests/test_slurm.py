@@ -12,6 +12,7 @@ import yaml
 from cluster import Cluster, available
 from conftest import ROOT, TASK, losses, r1nb, wait_for
 
+from r1nb import scheduler  # noqa: F401  runs ask the queue from here on
 from r1nb.runs import Run, read_log
 from r1nb.sft import last_checkpoint
 
