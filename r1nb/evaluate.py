@@ -507,7 +507,7 @@ def configure(config=None, overrides=None):
             raise InputError(f"{where}: {e}") from None
     return (cfg, problems, model, sampling), written
 
-
+# %% ../nbs/50_evaluate.ipynb #7143ee76
 def compared_models(cfg: EvaluateConfig, model: ModelChoice) -> dict[str, str]:
     "Return label → model: `cfg.models`, or `model` alone, labelled with the last part of its name."
     return cfg.models or {Path(model.model_name_or_path).name: model.model_name_or_path}
