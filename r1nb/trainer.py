@@ -17,7 +17,7 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from transformers import TrainerCallback
 
-from .compat import shorten_progress
+from .compat import score_completions_only, shorten_progress
 from .models import ModelChoice, load_model, not_finite, save_model
 from r1nb.runs import (
     Preempted,
@@ -463,8 +463,11 @@ def train(run: Run, trainer, tokenizer) -> dict:
     checkpoint = last_checkpoint(run / "checkpoints")
     if checkpoint:
         print(f"resuming from {checkpoint.name}")
-    saves = trainer.args.save_strategy != "no"
-    with gentle_interrupt(callback) if saves else nullcontext():
+    with ExitStack() as stack:
+        if trainer.args.save_strategy != "no":
+            stack.enter_context(gentle_interrupt(callback))
+        if use_cpu_shortcuts(trainer.args):
+            stack.enter_context(score_completions_only())
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = result.global_step
     if callback.stopped and callback.interrupted:
