@@ -1,7 +1,8 @@
 """Build the documentation site from the notebooks into `_docs/`, offline.
 
-Worked cases show the outputs that the notebooks hold. With `--run` the notebooks whose code has changed are executed
-first (without the cells that nbdev-test leaves out); their outputs are kept in `_proc/run` under the code's hash.
+Worked cases show the outputs stored in the notebooks. With `--run` the notebooks whose code has
+changed are executed first (without the cells that nbdev-test skips); their outputs are cached in
+`_proc/run` under the code's hash.
 """
 
 import argparse
@@ -21,7 +22,7 @@ os.environ["NO_MKDOCS_2_WARNING"] = "1"
 
 
 def execute(notebook: Path, target: Path) -> None:
-    "Run the cells of `notebook` that nbdev-test would run, in this process, and write it with outputs to `target`."
+    "Run the cells that nbdev-test would run, in this process, and write the result to `target`."
     from execnb.shell import CaptureShell
     from fastcore.nbio import write_nb
     from nbdev.config import get_config
@@ -75,7 +76,7 @@ def execute_changed(fresh: bool) -> None:
 
 
 def gallery(runs: Path | None, out: Path) -> None:
-    "The gallery of the complete runs below `runs`, if there are any, in `out`, for the site to take in."
+    "Write the gallery of the completed runs below `runs`, if there are any, to `out`."
     from r1nb.gallery import build_gallery
     from r1nb.runs import list_runs
     from r1nb.settings import settings
@@ -105,7 +106,10 @@ class Links(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    "Links of the pages below `site` whose file or anchor is missing. MkDocs sees those in Markdown only."
+    """Links of the pages below `site` whose file or anchor is missing.
+
+    MkDocs itself checks links in Markdown only.
+    """
     pages = {p.resolve(): Links(p) for p in site.rglob("*.html") if p.name != "404.html"}
     broken = []
     for page, links in pages.items():
@@ -168,9 +172,8 @@ def main() -> None:
     files = [p for p in args.out.rglob("*") if p.is_file()]
     size = sum(p.stat().st_size for p in files) / 2**20
     pages = sum(p.suffix == ".html" for p in files)
-    print(
-        f"{pages} pages, {size:.1f} MiB, in {time.monotonic() - start:.0f} s; start at {args.out / 'index.html'}"
-    )
+    seconds = time.monotonic() - start
+    print(f"{pages} pages, {size:.1f} MiB, {seconds:.0f} s; start at {args.out / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Decontamination of synthetic problems, some with a planted test problem: ours against two plain dictionaries.
+"""Compare r1nb's decontamination with two simpler ways, on synthetic problems with planted ones.
 
-    R1NB_BENCHMARKS=folder python scripts/bench/decontaminate.py [--rows 100000 1000000] [--ngram_size 8]
+    R1NB_BENCHMARKS=folder python scripts/bench/decontaminate.py
+        [--rows 100000 1000000] [--ngram_size 8]
 
-`reading`: the file is read and nothing else is done; the other ways' times and memory are those beyond it.
-`dictionary`: one dictionary of all word 8-grams of the benchmarks, a loop over the rows, nothing else.
-`open-r1`: the same as its script does it, a dictionary and a `datasets.map` (two processes) for each benchmark.
-Each runs in a process of its own, reads the same parquet file, and returns the contaminated rows. Memory is the most it
-held at a time (with its children) beyond what it held before it began.
+`reading`: only reads the file. The times and memory of the other ways are those beyond it.
+`dictionary`: one dictionary of all word 8-grams of the benchmarks and a loop over the rows.
+`open-r1`: what open-r1's script does: for each benchmark a dictionary and a `datasets.map` in two
+processes.
+
+Each way runs in a separate process, reads the same parquet file and returns the contaminated rows.
+Memory is the peak (children included) minus what the process used before it began.
 """
 
 import argparse
@@ -26,7 +29,10 @@ BENCHMARKS = ["math_500", "aime24", "amc23", "gsm8k"]
 
 
 def make(path: Path, rows: int, planted: float, problems: list[str], seed: int = 0) -> list[int]:
-    "Write `rows` synthetic problems, a share `planted` of them around a whole test problem. Returns which."
+    """Write `rows` synthetic problems, a share `planted` of them with a whole test problem inside.
+
+    Returns the indices of the planted rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -216,9 +222,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path, first = Path(folder) / "problems.parquet", None
             planted = make(path, rows, args.planted, texts)
-            print(
-                f"{rows:,} problems, {path.stat().st_size / 2**20:.0f} MiB, {len(planted)} with a test problem"
-            )
+            size = path.stat().st_size / 2**20
+            print(f"{rows:,} problems, {size:.0f} MiB, {len(planted)} with a test problem")
             alone = None
             for way in ["reading", *args.ways]:
                 done = subprocess.run(
@@ -240,9 +245,11 @@ def main() -> None:
                     len(some)
                     for some in (set(told["rows"]) & set(planted), set(told["rows"]) - set(planted))
                 )
+                slower = told["seconds"] / first["seconds"]
+                larger = told["mib"] / max(first["mib"], 1e-9)
                 print(
-                    f"  {way:11s} {told['seconds']:8.2f} s ({told['seconds'] / first['seconds']:6.1f} x)"
-                    f"  {told['mib']:7.0f} MiB ({told['mib'] / max(first['mib'], 1e-9):5.1f} x)"
+                    f"  {way:11s} {told['seconds']:8.2f} s ({slower:6.1f} x)"
+                    f"  {told['mib']:7.0f} MiB ({larger:5.1f} x)"
                     f"  found {hits} of {len(planted)}, {others} others",
                     flush=True,
                 )

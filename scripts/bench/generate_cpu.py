@@ -2,9 +2,9 @@
 
     python scripts/bench/generate_cpu.py --batch 64 --new-tokens 32 --rounds 3
 
-Draws for groups of eight completions, with prompts of half to twice --prompt-tokens, as the sampler does. Prints
-tokens a second, beyond reading the prompts, for each implementation and the ratio to the first.
-Rounds alternate, so that a noisy machine hits all alike.
+Generates groups of eight completions, with prompts of half to twice --prompt-tokens, as the sampler
+does. Prints tokens a second (without the time of the prompts) for each implementation and the ratio
+to the first. Rounds alternate, so that a noisy machine slows all implementations.
 """
 
 import argparse

@@ -1,12 +1,18 @@
-"""Kill a two-rank training at random moments, again and again: nothing may outlive it, and nothing may be lost.
+"""Kill a two-rank training at random moments: no process may survive it, no work may be lost.
 
     python scripts/bench/kill_ranks.py [--trials 40] [--seed 0]
 
-Each trial starts `r1nb sft --num_processes 2` on a tiny model, sends SIGTERM, SIGINT or SIGKILL to the command, to
-accelerate's launcher, to rank 0 or to rank 1 at a random moment, half of them while it trains, and then asks: Is every
-process gone? Do exit code and status say what happened? Can the notebook be read? Does the same command go on from the
-last complete checkpoint, and are the losses those of an undisturbed run? Prints a line a trial and ends with 1 if any
-answer was no.
+Each trial starts `r1nb sft --num_processes 2` on a tiny model and sends SIGTERM, SIGINT or
+SIGKILL to the command, to accelerate's launcher, to rank 0 or to rank 1 at a random moment, half
+of them during training. Then it checks:
+
+- Has every process ended?
+- Do exit code and status say what happened?
+- Can the notebook be read?
+- Does the same command resume from the last complete checkpoint, with the losses of an undisturbed
+  run?
+
+Prints one line a trial; the exit code is 1 if any check failed.
 """
 
 import argparse
@@ -47,8 +53,9 @@ def prepare(folder):
     ]
     append_jsonl(folder / "traces.jsonl", rows)
     keys = {
-        "dataset_name": str(folder / "traces.jsonl"), "model_name_or_path": str(tiny_model(folder / "tiny")),
-        "dtype": "float32", "learning_rate": 1e-3, "gradient_checkpointing": False, "max_length": 256,
+        "dataset_name": str(folder / "traces.jsonl"),
+        "model_name_or_path": str(tiny_model(folder / "tiny")), "dtype": "float32",
+        "learning_rate": 1e-3, "gradient_checkpointing": False, "max_length": 256,
         "per_device_train_batch_size": 4, "max_steps": STEPS, "save_steps": 1,
     }  # fmt: skip
     (folder / "sft.yaml").write_text(yaml.safe_dump(keys))
@@ -191,7 +198,9 @@ def main():
             process, begin = start(folder, mark), time.monotonic()
             if whole:
                 time.sleep(moment)
-            else:  # imports are most of a small job's time: half of the moments lie in its training and saving
+            else:
+                # Imports take most of a small job's time, so half of the kills aim at training
+                # and saving.
                 while len(losses(Run(folder / "run"))) < step and process.poll() is None:
                     time.sleep(0.02)
                 time.sleep(draw.uniform(0, 0.3))

@@ -152,12 +152,14 @@ def index() -> str:
 def on_page_content(content, page, config, files):
     if page.file.src_uri.startswith("source/"):  # what fill() puts in, MkDocs does not look at
         page.present_anchor_ids |= set(re.findall(r'id="(L-\d+)"', site.fill(content)))
-    # The search finds prose, signatures and docstrings; with all code its index would be most of what a page loads.
-    content = re.sub(
-        r'<(details class="(?:export|answer)"|div class="language-\w+ highlight"|p class="(?:about|source)")',
-        r"<\1 data-search-exclude",
-        content,
+    # The search covers prose, signatures and docstrings; with all the code its index would be
+    # most of what a page loads.
+    no_prose = (
+        r'details class="(?:export|answer)"',
+        r'div class="language-\w+ highlight"',
+        r'p class="(?:about|source)"',
     )
+    content = re.sub(rf"<({'|'.join(no_prose)})", r"<\1 data-search-exclude", content)
     return site.fill(mathml(content)).replace("<table>", '<table tabindex="0">')
 
 

@@ -1,8 +1,9 @@
-"""README's picture: held-out problems solved by stage, from the evaluations of one or more quickstart runs.
+"""Draw README's picture: held-out problems solved by stage, from one or more quickstart runs.
 
     python scripts/docs/picture.py runs/quickstart runs/quickstart-seed1 runs/quickstart-seed2
 
-Writes scripts/docs/quickstart.svg: the report's plot of the first run, with a dot for each other run.
+Writes scripts/docs/quickstart.svg: the report's plot of the first run, and a dot for each other
+run.
 """
 
 import json
