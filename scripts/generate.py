@@ -1,4 +1,4 @@
-"The job notebook of generate, in this process or as a rank of `accelerate launch`; see --help."
+"Run the generate job, in this process or as a rank of `accelerate launch`; see --help."
 
 import sys
 
