@@ -1,4 +1,7 @@
-"A Slurm cluster of two nodes on this machine, for as long as tests need it. Wants root, slurmctld, slurmd and munge."
+"""A Slurm cluster of two nodes on this machine, for as long as tests need it.
+
+Needs root, slurmctld, slurmd and munge.
+"""
 
 import os
 import shutil
@@ -93,14 +96,22 @@ class Cluster:
         self.write()
         os.environ["SLURM_CONF"] = str(self.conf)
         t = self.folder
-        self.daemon("munged", "--foreground", "--force", f"--socket={t}/run/munge.sock", f"--key-file={t}/munge.key",
-                    f"--pid-file={t}/run/munged.pid", f"--seed-file={t}/run/munge.seed",
-                    f"--log-file={t}/log/munged.log")  # fmt: skip
+        self.daemon(
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={t}/run/munge.sock",
+            f"--key-file={t}/munge.key",
+            f"--pid-file={t}/run/munged.pid",
+            f"--seed-file={t}/run/munge.seed",
+            f"--log-file={t}/log/munged.log",
+        )
         self.wait(lambda: (t / "run/munge.sock").exists(), "munged")
         self.daemon("slurmctld", "-D", "-f", self.conf)
         self.wait(lambda: " UP" in self.ask("scontrol", "ping"), "slurmctld")
         for node in ("node1", "node2"):
-            script = f"hostname {node}; mount --bind {t}/hosts /etc/hosts; exec slurmd -D -f {self.conf} -N {node}"
+            script = f"hostname {node}; mount --bind {t}/hosts /etc/hosts"
+            script += f"; exec slurmd -D -f {self.conf} -N {node}"
             self.daemon("unshare", "-m", "-u", "sh", "-c", script)
         self.wait(
             lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"],

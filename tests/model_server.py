@@ -1,4 +1,6 @@
-"""A small OpenAI-compatible server of a real model, for tests: python tests/model_server.py MODEL PORT
+"""A small OpenAI-compatible server of a real model, for tests.
+
+    python tests/model_server.py MODEL PORT
 
 It answers one request at a time, with transformers; `temperature` is taken from the request.
 """

@@ -1,4 +1,4 @@
-"The scripts for sbatch with Slurm's commands played by stand-ins: which job comes out of which arguments."
+"The scripts for sbatch, with fake Slurm commands: which arguments make which job."
 
 import importlib.metadata
 import json
@@ -39,9 +39,17 @@ def batch(tmp_path):
         (tmp_path / name).chmod(0o755)
 
     def run(script, *arguments, nodes=1, **extra):
-        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R1NB_PYTHON": sys.executable,
-               "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": str(nodes),
-               "SLURM_GPUS_ON_NODE": "8", "R1NB_RUNS": str(tmp_path / "runs"), **extra}  # fmt: skip
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "R1NB_PYTHON": sys.executable,
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_NNODES": str(nodes),
+            "SLURM_GPUS_ON_NODE": "8",
+            "R1NB_RUNS": str(tmp_path / "runs"),
+            **extra,
+        }
         command = ["bash", ROOT / "scripts/slurm" / script, *arguments]
         done = subprocess.run(
             command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
@@ -159,11 +167,16 @@ def test_nodes_that_are_unlike(batch, tmp_path):
     ],
 )
 def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
-    "It is waited for, with a deadline; its log is shown when it dies; the training starts only with it, and ends it."
+    """The job waits for the server, up to a time limit, and shows its log if it dies.
+
+    The training starts only once the server answers, and stops the server when it ends.
+    """
     (tmp_path / "server.py").write_text(
         "import http.server as h, os\n"
         "class Healthy(h.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self): self.send_response(200 if self.path == '/health/' else 404); self.end_headers()\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200 if self.path == '/health/' else 404)\n"
+        "        self.end_headers()\n"
         "h.HTTPServer(('', int(os.environ['R1NB_SERVER_PORT'])), Healthy).serve_forever()\n"
     )
     options = (
@@ -195,14 +208,18 @@ def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
         "import http.server as h, json, os\n"
         "class Server(h.BaseHTTPRequestHandler):\n"
         "    def reply(self, body):\n"
-        "        self.send_response(200 if self.path.startswith('/v1/') else 404); self.end_headers()\n"
+        "        self.send_response(200 if self.path.startswith('/v1/') else 404)\n"
+        "        self.end_headers()\n"
         "        self.wfile.write(json.dumps(body).encode())\n"
         "    def do_GET(self): self.reply({})\n"
-        "    def do_POST(self): self.reply({'choices': [{'message': {'content': 'two'}, 'finish_reason': 'stop'}]})\n"
+        "    def do_POST(self):\n"
+        "        choice = {'message': {'content': 'two'}, 'finish_reason': 'stop'}\n"
+        "        self.reply({'choices': [choice]})\n"
         "h.HTTPServer(('', int(os.environ['R1NB_SERVER_PORT'])), Server).serve_forever()\n"
     )
-    options = ("--hf-dataset", "AI-MO/NuminaMath-TIR", "--temperature", "0.6", "--prompt-column", "problem", "--model",
-               "deepseek-ai/DeepSeek-R1", "--hf-output-dataset", "username/r1-dataset")  # fmt: skip
+    options = ("--hf-dataset", "AI-MO/NuminaMath-TIR", "--temperature", "0.6",
+               "--prompt-column", "problem", "--model", "deepseek-ai/DeepSeek-R1",
+               "--hf-output-dataset", "username/r1-dataset")  # fmt: skip
     more = (
         "--server",
         f"{sys.executable} {tmp_path}/server.py",
@@ -219,10 +236,15 @@ def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
         "none",
     )
     assert job["overrides"] == {
-        "hf_dataset": "AI-MO/NuminaMath-TIR", "model": "deepseek-ai/DeepSeek-R1", "temperature": "0.6",
-        "prompt_column": "problem", "hf_output_dataset": "username/r1-dataset", "num_generations": "4",
-        "private": "true", "base_url": "$R1NB_SERVER_URL/v1",
-    }  # fmt: skip
+        "hf_dataset": "AI-MO/NuminaMath-TIR",
+        "model": "deepseek-ai/DeepSeek-R1",
+        "temperature": "0.6",
+        "prompt_column": "problem",
+        "hf_output_dataset": "username/r1-dataset",
+        "num_generations": "4",
+        "private": "true",
+        "base_url": "$R1NB_SERVER_URL/v1",
+    }
     done, _ = batch("generate.slurm", "--hf-dataset", "org/data", "--model")
     assert done.returncode == 2 and "sbatch" in done.stderr
     done, _ = batch("generate.slurm", "--model=org/model")
@@ -262,7 +284,7 @@ def test_a_time_limit_while_the_server_loads(batch, tmp_path):
 
 
 def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
-    "serve.sh: vLLM alone on one node; on two the first task starts Ray's head and vLLM, the second a worker."
+    "serve.sh: vLLM alone on one node; on two, Ray's head and vLLM on one, a worker on the other."
     (tmp_path / "python").write_text("#!/bin/bash\necho 2\n")
     (tmp_path / "scontrol").write_text("#!/bin/bash\necho node1; echo node2\n")
     for name in ("vllm", "ray"):
@@ -271,9 +293,15 @@ def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
         file.chmod(0o755)
 
     def serve(nodes, rank):
-        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R1NB_PYTHON": str(tmp_path / "python"),
-               "R1NB_SERVER_PORT": "8000", "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_STEP_NODELIST": "node[1-2]",
-               "SLURM_PROCID": str(rank)}  # fmt: skip
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "R1NB_PYTHON": str(tmp_path / "python"),
+            "R1NB_SERVER_PORT": "8000",
+            "SLURM_STEP_NUM_NODES": str(nodes),
+            "SLURM_STEP_NODELIST": "node[1-2]",
+            "SLURM_PROCID": str(rank),
+        }
         command = ["bash", ROOT / "scripts/slurm/serve.sh", "org/R1", "--tensor-parallel-size", "8"]
         assert subprocess.run(command, env=env, timeout=60).returncode == 0
         said = sorted((tmp_path / "said").read_text().splitlines())

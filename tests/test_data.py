@@ -1,4 +1,4 @@
-"Traces and problems as a user makes them: generated, stopped, filtered, decontaminated, rated, published."
+"Traces and problems: generated, interrupted, filtered, decontaminated, rated, published."
 
 import json
 import os
@@ -65,7 +65,10 @@ def problems(path, n=30):
 
 @pytest.mark.slow
 def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
-    "generate.py's arguments; of two servers one is killed and started again; killed itself, the command goes on."
+    """generate.py accepts open-r1's arguments.
+
+    One of two servers is killed and restarted; then the command itself is killed, and resumes.
+    """
     ports = [free_port(), free_port()]
     second = [server(port) for port in ports][1]
     wait_for(lambda: all(map(connects, ports)), "two servers", second)
@@ -175,7 +178,10 @@ def test_what_generate_refuses(tiny_model, tmp_path, arguments, words):
 
 @pytest.mark.slow
 def test_a_distilabel_pipeline_draws_the_same(tiny_model, tmp_path):
-    "The direct way's traces; distilabel's dataset is there; a stopped pipeline leaves no process and goes on."
+    """distilabel gives the same traces as r1nb's own sampler, and its dataset is written.
+
+    An interrupted pipeline leaves no process behind, and resumes.
+    """
     pytest.importorskip("distilabel")
     problems(tmp_path / "asked.jsonl", 6)
     options = (
@@ -260,7 +266,8 @@ def traces(tmp_path):
     rows = []
     for i in range(40):
         base = {
-            "problem": f"Person {i} has {i} apples and buys {i + 1} more. How many does person {i} have?",
+            "problem": f"Person {i} has {i} apples and buys {i + 1} more. "
+            f"How many does person {i} have?",
             "answer": str(2 * i + 1),
         }
         good = right.format(a=i, b=i + 1, c=2 * i + 1)
@@ -284,7 +291,10 @@ def traces(tmp_path):
 
 
 def test_every_step_of_curate(traces, tiny_model, tmp_path):
-    "Of each step one that must go and one that must stay; what matched is listed; the split is by problem."
+    """Each step removes the trace that it must, keeps the one that it must, and lists what matched.
+
+    The split is by problem.
+    """
     (tmp_path / "test.jsonl").write_text(
         json.dumps(
             {"problem": "Then Person 7 has 7 apples and buys 8 more. Say how many.", "answer": "15"}
@@ -302,8 +312,12 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
     )
     (tmp_path / "recipe.yaml").write_text(
         "dataset_name: traces.jsonl\n"
-        "steps: [format, correct, language, repetition, distinct, decontaminate, pass_rate, per_problem]\n"
-        "benchmarks: [test.jsonl]\npass_rates: rates.parquet\nmax_pass_rate: 1\nheldout_fraction: 0.25\n"
+        "steps: [format, correct, language, repetition, distinct, decontaminate, pass_rate,"
+        " per_problem]\n"
+        "benchmarks: [test.jsonl]\n"
+        "pass_rates: rates.parquet\n"
+        "max_pass_rate: 1\n"
+        "heldout_fraction: 0.25\n"
     )
     options = (
         "curate",
@@ -421,7 +435,7 @@ def test_what_curate_refuses(traces, tiny_model, tmp_path, arguments, words):
 
 
 def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
-    "SIGKILL in the middle of verification: what was judged is not judged again, and the result is the undisturbed one."
+    "After SIGKILL during verification no trace is judged again, and the result is the same."
     rows, copies = read_log(traces), 180  # so many that the kill comes before the end
     big = tmp_path / "big.jsonl"
     big.write_text(
@@ -466,7 +480,10 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
 
 
 def test_decontaminate_marks_or_removes(tmp_path):
-    "Every planted problem is found, nothing else, all columns stay, and without --cleanup rows are only marked."
+    """Exactly the planted problems are found, and all columns are kept.
+
+    Without --cleanup rows are only marked.
+    """
     planted = [
         f"Find the number of apples that are left when {i} friends share them evenly at the market."
         for i in range(20)
@@ -518,7 +535,10 @@ def test_decontaminate_marks_or_removes(tmp_path):
 
 @pytest.mark.slow
 def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
-    "compute_pass_rate.py's arguments; a second range is rated without drawing; curate takes the run."
+    """pass_rate.py accepts the arguments of open-r1's compute_pass_rate.py.
+
+    A second range is rated without sampling again, and curate accepts the run.
+    """
     (tmp_path / "p.jsonl").write_text(
         "".join(
             json.dumps({"problem": f"What is {a} + 1?", "answer": str(a + 1)}) + "\n"
@@ -585,7 +605,10 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
-    "Ten times as many rows take no more memory, but for some bytes a row; a step that reports removes thousands."
+    """Ten times as many rows take no more memory, except for a few bytes a row.
+
+    A step that lists what it removes removes thousands.
+    """
     (tmp_path / "test.jsonl").write_text(
         json.dumps({"problem": "this is a problem of the test number one", "answer": "1"}) + "\n"
     )
@@ -598,10 +621,13 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         "    for i in range(n):\n"
         "        about = 'this is a problem of the test number one' if i % 3 == 0 else 'one'\n"
         "        text = '<think>' + 'a thought that goes on ' * 100 + f'{i}</think>{i}'\n"
-        "        row = {'problem': f'{about} {i}', 'completion': text, 'num_tokens': 9, 'finish_reason': 'stop'}\n"
+        "        row = {'problem': f'{about} {i}', 'completion': text,\n"
+        "               'num_tokens': 9, 'finish_reason': 'stop'}\n"
         "        f.write(json.dumps(row) + chr(10))\n"
-        "cfg, written = configure(stage, {'dataset_name': str(d/'t.jsonl'), 'benchmarks': [str(d.parent/'test.jsonl')],\n"
-        "    'steps': ['finished', 'format', 'repetition', 'distinct', 'decontaminate', 'per_problem'],\n"
+        "cfg, written = configure(stage, {'dataset_name': str(d/'t.jsonl'),\n"
+        "    'benchmarks': [str(d.parent/'test.jsonl')],\n"
+        "    'steps': ['finished', 'format', 'repetition', 'distinct', 'decontaminate',\n"
+        "              'per_problem'],\n"
         "    'max_repeated': 1})\n"
         "summary = run_curate(open_run(d/'run', 'curate', written), *cfg)\n"
         "listed = read_log(d/'run/results/decontaminate.jsonl')\n"

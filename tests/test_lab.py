@@ -1,4 +1,7 @@
-"JupyterLab: job notebooks cell by cell in a real kernel, interrupted and gone on with; jobs sent away; a browser."
+"""JupyterLab: job notebooks cell by cell in a real kernel, interrupted and resumed.
+
+Also jobs that run in the background, and the real page in a browser.
+"""
 
 import json
 import os
@@ -36,7 +39,10 @@ class Kernel:
         )
 
     def run(self, source, interrupt=None):
-        "The messages of `source`, run as a cell; `interrupt(messages)`: how often to interrupt the kernel until then."
+        """The messages of `source`, run as a cell.
+
+        `interrupt(messages)` says how many interrupts the kernel must have had by then.
+        """
         number, messages, presses, end = (
             self.client.execute(source),
             [],
@@ -128,7 +134,7 @@ Trainer.training_step = slow_step
 
 @pytest.fixture(scope="module")
 def sft_run(kernel, recipe, tmp_path_factory):
-    "The run of the SFT notebook whose training was interrupted twice, and the messages of its three starts."
+    "The run of an SFT notebook that was interrupted twice, and the messages of its three starts."
     folder = tmp_path_factory.mktemp("lab") / "sft"
     overrides = {"max_steps": 40, "save_steps": 1000, "per_device_train_batch_size": 4}
     cells = code_cells("sft", config=str(recipe), overrides=overrides, run_dir=str(folder))
@@ -155,7 +161,8 @@ def sft_run(kernel, recipe, tmp_path_factory):
 
 
 def test_a_kernel_that_starts_beside_the_notebook_finds_the_checkout(kernel, sft_run):
-    look = "from r1nb.recipes import read_stage\nread_stage('scripts/recipes/quickstart.yaml#sft')['model_name_or_path']"
+    look = "from r1nb.recipes import read_stage\n"
+    look += "read_stage('scripts/recipes/quickstart.yaml#sft')['model_name_or_path']"
     assert "'bundled'" in printed(kernel.ok(look))
     assert str(ROOT / "runs" / "x") in printed(
         kernel.ok("from r1nb.runs import Run\nprint(Run('runs/x').path)")
@@ -190,7 +197,8 @@ def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
 
 
 def test_an_interrupt_leaves_no_trainer_in_memory(kernel, sft_run):
-    source = "import warnings; from transformers import Trainer; warnings.simplefilter('ignore'); gc.collect()\n"
+    source = "import warnings; from transformers import Trainer\n"
+    source += "warnings.simplefilter('ignore'); gc.collect()\n"
     source += "print('trainers', sum(isinstance(x, Trainer) for x in gc.get_objects()))"
     assert "trainers 0" in printed(kernel.ok(source))
 
@@ -323,7 +331,13 @@ def jupyterlab(recipe, tmp_path_factory):
     notebook = nbformat.read(JOBS / "sft.ipynb", 4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = f"config = {str(recipe)!r}\noverrides = {{'max_steps': 3}}\nrun_dir = {str(home / 'run')!r}"
+            cell.source = "\n".join(
+                [
+                    f"config = {str(recipe)!r}",
+                    "overrides = {'max_steps': 3}",
+                    f"run_dir = {str(home / 'run')!r}",
+                ]
+            )
     nbformat.write(notebook, home / "nbs" / "jobs" / "sft.ipynb")
     port, log = free_port(), open(home / "log", "w")
     own = {
@@ -387,7 +401,7 @@ def test_all_cells_of_a_job_in_a_browser(jupyterlab):
         panel.locator("h2", has_text="Run the stages").wait_for(timeout=patience)  # the start page
         panel.locator("a", has_text="jobs/sft").first.click()
         panel.locator("h1", has_text="supervised fine-tuning").wait_for(timeout=patience)
-        # The indicator says idle also before there is a connection to the kernel; the status bar does not.
+        # The indicator shows idle even before the kernel is connected; the status bar does not.
         page.locator("#jp-main-statusbar", has_text="Python 3 (ipykernel) | Idle").wait_for(
             timeout=patience
         )

@@ -1,4 +1,4 @@
-"Whole jobs on a tiny model, through the real command: the pipeline, its records, what stops a job and how it goes on."
+"Whole jobs on a tiny model through the real command: the pipeline, its records, stops and resumes."
 
 import json
 import os
@@ -55,7 +55,7 @@ def stamps(folder):
     }
 
 
-# ---- the whole pipeline ------------------------------------------------------------------------------------------
+# ---- the whole pipeline ------------------------------------------------------------------------
 
 
 class Finished:
@@ -219,7 +219,7 @@ def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
     ]  # nothing of the old run is left
 
 
-# ---- what stops a job, and how it goes on ------------------------------------------------------------------------
+# ---- what stops a job, and how it goes on ------------------------------------------------------
 
 STEPS = 60
 
@@ -228,14 +228,14 @@ STEPS = 60
 def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     recipe, runs = tmp_path / "grpo.yaml", tmp_path / "runs"
     recipe.write_text(json.dumps({
-        **TASK, **TRAINING, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model),
-        "max_steps": STEPS, "save_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8,
-        "max_completion_length": 8,
+        **TASK, **TRAINING, "split": "train", "num_problems": 8,
+        "model_name_or_path": str(tiny_model), "max_steps": STEPS, "save_steps": 2,
+        "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 8,
     }))  # fmt: skip
     run = Run(runs / "grpo" / "grpo")
 
     def train_until(more):
-        "Start the command and wait until `more` further steps are logged and a checkpoint is whole."
+        "Start the command and wait until `more` steps are logged and a checkpoint is complete."
         had = len(read_log(run / "metrics.jsonl"))
         process = start("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
 
@@ -312,7 +312,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
 
 
 def listed_while_running(folder, runs):
-    "The state of the only run, asked for in another folder than the one where the command writes its output."
+    "The state of the only run; listed from another folder, as the command writes to `folder`."
     other = folder / "other"
     other.mkdir(exist_ok=True)
     return listed(other, runs)["grpo/grpo"]["state"]
@@ -328,8 +328,9 @@ def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path,
     (tmp_path / "sums.jsonl").write_text(data)
     runs, run = tmp_path / "runs", Run(tmp_path / "runs" / "evaluate" / "default")
     log = run / "results" / "samples-model.jsonl"
-    arguments = ["evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", tiny_model, "--dtype", "float32",
-                 "--num_generations", samples, "--batch_size", 2, "--max_new_tokens", 24]  # fmt: skip
+    arguments = ["evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", tiny_model,
+                 "--dtype", "float32", "--num_generations", samples, "--batch_size", 2,
+                 "--max_new_tokens", 24]  # fmt: skip
     process = start(*arguments, cwd=tmp_path, runs=runs)
     wait_for(lambda: log.exists() and log.read_text().count("\n") >= 10, "samples", process)
     job = run.manifest["pid"]
@@ -361,7 +362,7 @@ def signal_process(pid):
         pass
 
 
-# ---- any notebook as a job ---------------------------------------------------------------------------------------
+# ---- any notebook as a job ---------------------------------------------------------------------
 
 
 def notebook(path, *cells):
@@ -403,10 +404,8 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
     result = r1nb("run", path, cwd=tmp_path, runs=runs)
     assert result.code == 1
     run = Run(runs / "notebook" / "bad")
-    assert (
-        f"failed: ZeroDivisionError: division by zero\n  the record up to there: {run / 'job.ipynb'}"
-        in result.err
-    )
+    assert "failed: ZeroDivisionError: division by zero\n" in result.err
+    assert f"  the record up to there: {run / 'job.ipynb'}" in result.err
     cells = record(run / "job.ipynb")
     assert statuses(cells) == ["completed", "failed", "pending"] and errors(cells) == [
         "ZeroDivisionError"
@@ -423,10 +422,15 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
 
 
 def test_a_changed_copy_of_a_job_notebook_is_a_job_of_its_stage(tiny_model, tmp_path):
-    "Its own parameters hold; a reward that one of its cells registers is used; one folder has the run and its record."
-    keys = {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model), **TRAINING,
-            "max_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 16,
-            "reward_funcs": ["vowels"]}  # fmt: skip
+    """A copy of a job notebook with its own parameters and a reward registered in a new cell.
+
+    Run and record are in one folder.
+    """
+    keys = {
+        **TASK, **TRAINING, "split": "train", "num_problems": 8,
+        "model_name_or_path": str(tiny_model), "max_steps": 2, "num_generations": 4,
+        "per_device_train_batch_size": 8, "max_completion_length": 16, "reward_funcs": ["vowels"],
+    }  # fmt: skip
     (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(keys))
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
     (parameters,) = (c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
@@ -436,7 +440,8 @@ def test_a_changed_copy_of_a_job_notebook_is_a_job_of_its_stage(tiny_model, tmp_
     reward = """
 from r1nb.rewards import completion_texts, register_reward
 @register_reward("vowels")
-def vowels(completions, **columns): return [weight * sum(map(t.count, "aeiou")) for t in completion_texts(completions)]
+def vowels(completions, **columns):
+    return [weight * sum(map(t.count, "aeiou")) for t in completion_texts(completions)]
 """
     nb.cells.insert(nb.cells.index(parameters) + 1, new_code_cell(reward.strip()))
     nbformat.write(nb, tmp_path / "mine.ipynb")
@@ -463,7 +468,7 @@ def vowels(completions, **columns): return [weight * sum(map(t.count, "aeiou")) 
     assert total > 0 and total % 3 == 0
 
 
-# ---- a job that ends without its work ----------------------------------------------------------------------------
+# ---- a job that ends without its work ----------------------------------------------------------
 
 EARLY = {
     "sys.exit": ("import sys; sys.exit(0)", "ended it early (sys.exit"),
@@ -477,8 +482,10 @@ EARLY = {
 
 def generate_job(folder, tiny_model, kind):
     "A recipe of generate, and a copy of its notebook that ends early in the way `kind`."
-    keys = {**TASK, "split": "train", "num_problems": 2, "num_generations": 1, "teacher": "scripted",
-            "model_name_or_path": str(tiny_model)}  # fmt: skip
+    keys = {
+        **TASK, "split": "train", "num_problems": 2, "num_generations": 1,
+        "teacher": "scripted", "model_name_or_path": str(tiny_model),
+    }  # fmt: skip
     recipe = folder / "early.yaml"
     recipe.write_text(yaml.safe_dump({"name": "early", "stages": {"generate": keys, "again": {"stage": "generate", **keys}}},  # noqa: E501
                                      sort_keys=False))  # fmt: skip
@@ -523,8 +530,11 @@ def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kin
 def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_path, kind):
     recipe, path, message = generate_job(tmp_path, tiny_model, kind)
     code = (
-        "import sys; from r1nb.pipeline import load_pipeline, run_pipeline; pipeline = load_pipeline(sys.argv[1])\n"
-        "pipeline.jobs['generate'].notebook = sys.argv[2]; sys.exit(run_pipeline(pipeline, report=False))"
+        "import sys\n"
+        "from r1nb.pipeline import load_pipeline, run_pipeline\n"
+        "pipeline = load_pipeline(sys.argv[1])\n"
+        "pipeline.jobs['generate'].notebook = sys.argv[2]\n"
+        "sys.exit(run_pipeline(pipeline, report=False))"
     )
     env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}
     assert (
@@ -538,9 +548,13 @@ def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_
 
 @pytest.mark.parametrize(
     "source, code, status",
-    [("import sys; sys.exit(0)", 0, "completed"), ("exit()", 0, "completed"), ("import os; os._exit(0)", 1, "failed"),
-     ("import sys; sys.exit(4)", 1, "failed")],
-)  # fmt: skip
+    [
+        ("import sys; sys.exit(0)", 0, "completed"),
+        ("exit()", 0, "completed"),
+        ("import os; os._exit(0)", 1, "failed"),
+        ("import sys; sys.exit(4)", 1, "failed"),
+    ],
+)
 def test_an_ordinary_notebook_may_end_when_it_likes(tmp_path, source, code, status):
     path = notebook(tmp_path / "plain.ipynb", source, "print('never')")
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
@@ -577,8 +591,12 @@ def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
 
 
 def test_what_a_program_prints_is_on_the_screen_in_the_log_and_in_the_record(tmp_path):
-    source = "import logging, subprocess\nsubprocess.run(['sh', '-c', 'echo said; echo \"\\033[31mbad\\033[0m\" >&2'])"
-    path = notebook(tmp_path / "said.ipynb", source + "\nlogging.warning('careful');")
+    source = (
+        "import logging, subprocess\n"
+        "subprocess.run(['sh', '-c', 'echo said; echo \"\\033[31mbad\\033[0m\" >&2'])\n"
+        "logging.warning('careful');"
+    )
+    path = notebook(tmp_path / "said.ipynb", source)
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
     assert result.code == 0, result.err
     run = Run(tmp_path / "runs" / "notebook" / "said")

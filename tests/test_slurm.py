@@ -1,4 +1,4 @@
-"A real Slurm of two nodes, whose GPUs are for show: submitted jobs, time limits, dependencies, refusals."
+"A real Slurm of two nodes with fake GPUs: submitted jobs, time limits, dependencies, refusals."
 
 import os
 import re
@@ -88,7 +88,7 @@ def test_training_over_both_nodes(two_nodes, alone):
 
 @pytest.mark.slow
 def test_a_time_limit_costs_nothing(cluster, recipe, two_nodes, tmp_path):
-    "USR1, as Slurm sends it near the limit: saved, requeued, gone on with, the same losses as without."
+    "USR1, as Slurm sends it near the limit: the job saves, is requeued and resumes; same losses."
     (job,) = submit(
         "sft", "--config", recipe, *SMALL, "--nodes", 2, "--run-dir", "run", cwd=tmp_path
     )
@@ -247,10 +247,11 @@ def served_traces(folder, model, problems, max_new_tokens, *more):
     server = (
         f"bash -c 'if [ $SLURM_PROCID = 0 ]; then exec {model_server}; else exec sleep 1000; fi'"
     )
-    command = ["sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", f"--output={folder}/slurm-%j.out",
-               "scripts/slurm/generate.slurm", "--server", server, "--server-wait", 200, "--hf-dataset", path,
-               "--prompt-column", "question", "--model", model, "--temperature", 0.6, "--num-generations", 2,
-               "--max-new-tokens", max_new_tokens, *more]  # fmt: skip
+    command = ["sbatch", "--parsable", "--nodes=2", "--gres=gpu:1",
+               f"--output={folder}/slurm-%j.out", "scripts/slurm/generate.slurm",
+               "--server", server, "--server-wait", 200, "--hf-dataset", path,
+               "--prompt-column", "question", "--model", model, "--temperature", 0.6,
+               "--num-generations", 2, "--max-new-tokens", max_new_tokens, *more]  # fmt: skip
     env = {
         **os.environ,
         "R1NB_PYTHON": sys.executable,
@@ -275,7 +276,10 @@ def named(pattern):
 
 @pytest.mark.slow
 def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
-    "generate.slurm: a real (small) server is waited for and asked; the client draws beside it; nothing is left."
+    """generate.slurm waits for a real (small) server; the client gets its traces from it.
+
+    No process is left afterwards.
+    """
     publish = ("--hf-output-dataset", tmp_path / "published", "--private")
     job = served_traces(tmp_path, tiny_model, 6, 8, *publish)
     until(job, ["COMPLETED"], tmp_path, 2 * WAIT)
@@ -305,7 +309,10 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
     ids=["server", "shell", "client"],
 )
 def test_a_death_on_a_node(cluster, tiny_model, tmp_path, pattern, signum, said):
-    "Server, batch shell or client dies while traces come in: the job ends, nobody stays, a second job goes on."
+    """Server, batch shell or client dies while traces arrive.
+
+    The job ends, no process is left, and a second job resumes.
+    """
     job, run = served_traces(tmp_path, tiny_model, 80, 32), Run(tmp_path / "runs/generate/p-model")
     traces = run / "dataset" / "traces.jsonl"
     wait_for(lambda: len(read_log(traces)) >= 20 or state(job) == "FAILED", "twenty traces")
