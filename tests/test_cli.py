@@ -191,7 +191,7 @@ LINE = '{"problem": "1 + 1 =", "answer": "2"}\n'
     "name, text, words",
     [
         ("sum.jsonl", None, ["file sum.jsonl does not exist", "did you mean 'sums.jsonl'?"]),
-        ("nowhere/d.jsonl", None, ["nowhere/d.jsonl does not exist", "nor does its folder nowhere"]),
+        ("nowhere/d.jsonl", None, ["nowhere/d.jsonl does not exist", "nor does its folder"]),
         ("d.jsonl", LINE * 16 + '{"problem": "1 +\n' + LINE, ["line 17", "not valid JSON"]),
         ("d.jsonl", LINE * 16 + "[1]\n", ["d.jsonl, line 17", "JSON object is expected, not list"]),
         ("d.jsonl", LINE.encode() + b'{"problem": "\xff"}\n', ["d.jsonl, line 2: not UTF-8"]),
