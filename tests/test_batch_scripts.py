@@ -65,14 +65,11 @@ def test_sft_takes_model_dataset_accelerator(batch):
     job = json.loads(found["R1NB_JOB"])
     keys = {"model_name_or_path": "org/model", "dataset_name": "org/data", "learning_rate": "1e-5"}
     assert (job["stage"], job["overrides"]) == ("sft", keys)
-    assert (
-        found["R1NB_ACCELERATOR"].endswith("accelerate/zero2.yaml")
-        and found["R1NB_PROCESSES"] == "8"
-    )
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero2.yaml")
+    assert found["R1NB_PROCESSES"] == "8"
     _, found = batch("sft.slurm", "org/model", "org/data", "--learning_rate", "1e-5", nodes=2)
-    assert (
-        found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml") and found["R1NB_NODES"] == "2"
-    )
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml")
+    assert found["R1NB_NODES"] == "2"
 
 
 def test_evaluate_takes_model_task_and_tp(batch):
@@ -81,9 +78,8 @@ def test_evaluate_takes_model_task_and_tp(batch):
     job = json.loads(found["R1NB_JOB"])
     keys = {"model_name_or_path": "org/model", "tasks": ["math_500", "aime24"], "samples": "2"}
     assert (job["stage"], job["overrides"], job["num_processes"]) == ("evaluate", keys, 8)
-    assert (
-        found["R1NB_ACCELERATOR"].endswith("accelerate/ddp.yaml") and found["R1NB_PROCESSES"] == "8"
-    )
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/ddp.yaml")
+    assert found["R1NB_PROCESSES"] == "8"
     _, found = batch("evaluate.slurm", "org/model", "aime24", "tp")
     job = json.loads(found["R1NB_JOB"])
     assert job["overrides"]["tensor_parallel_size"] == "8" and found["R1NB_ACCELERATOR"] == "none"
@@ -132,11 +128,9 @@ def test_nodes_that_are_unlike(batch, tmp_path):
     Run(tmp_path / "run").update(stage="sft", status="queued")
     arguments = ("sft.slurm", "org/model", "org/data", "--output_dir", tmp_path / "run")
     done, found = batch(*arguments, nodes=3)
-    assert (
-        done.returncode == 0
-        and "3 node(s) checked in" in done.stdout
-        and found["R1NB_NODES"] == "3"
-    ), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "3 node(s) checked in" in done.stdout, done.stderr
+    assert found["R1NB_NODES"] == "3", done.stderr
     done, found = batch(*arguments, nodes=3, FAKE_PATH_1=str(tmp_path / "old"))
     trl = importlib.metadata.version("trl")
     assert done.returncode == 1 and not found
@@ -248,11 +242,9 @@ def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
     done, _ = batch("generate.slurm", "--hf-dataset", "org/data", "--model")
     assert done.returncode == 2 and "sbatch" in done.stderr
     done, _ = batch("generate.slurm", "--model=org/model")
-    assert (
-        done.returncode == 2
-        and "--hf-dataset are needed" in done.stderr
-        and "--client-replicas" in done.stderr
-    )
+    assert done.returncode == 2
+    assert "--hf-dataset are needed" in done.stderr
+    assert "--client-replicas" in done.stderr
 
 
 def test_a_time_limit_while_the_server_loads(batch, tmp_path):
@@ -277,9 +269,8 @@ def test_a_time_limit_while_the_server_loads(batch, tmp_path):
         "60",
     )
     done, found = batch("generate.slurm", *options)
-    assert marker.read_text().strip() == "7" and "back into the queue" in done.stdout, (
-        done.stdout + done.stderr
-    )
+    assert marker.read_text().strip() == "7", done.stdout + done.stderr
+    assert "back into the queue" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 1 and not found and "the end of its log" not in done.stdout
 
 

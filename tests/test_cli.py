@@ -118,11 +118,9 @@ def test_help_and_version(tmp_path):
 
 def test_keys_are_listed_with_their_defaults(command):
     code, out, err = command("evaluate", "--keys", "num_")
-    assert (
-        code == 0
-        and "--num_problems  (None)\n      Maximum number of problems" in out
-        and "--temperature" not in out
-    )
+    assert code == 0
+    assert "--num_problems  (None)\n      Maximum number of problems" in out
+    assert "--temperature" not in out
     assert all("num_" in line for line in out.splitlines() if line.startswith("--"))
 
 
@@ -462,12 +460,10 @@ def test_bad_input_through_the_real_command(tmp_path, tiny_model):
     ]:
         result = r1nb(*arguments, cwd=tmp_path, runs=runs)
         assert result.code == 2, result.err
-        assert (
-            words in result.err
-            and "Traceback" not in result.err
-            and result.out == ""
-            and not runs.exists()
-        )
+        assert words in result.err
+        assert "Traceback" not in result.err
+        assert result.out == ""
+        assert not runs.exists()
 
 
 def test_doctor(tmp_path):

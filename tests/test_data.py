@@ -118,9 +118,8 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     server(ports[1])
     result = succeeds(*arguments, cwd=tmp_path)
     rows = read_log(file)
-    assert (
-        len(rows) == len({(r["problem_id"], r["sample"]) for r in rows}) == 120
-    )  # none lost, none twice
+    # none lost, none twice
+    assert len(rows) == len({(r["problem_id"], r["sample"]) for r in rows}) == 120
     assert all(r["text"] == before.get((r["problem_id"], r["sample"]), r["text"]) for r in rows)
     assert "tok/s" in result.err
     from datasets import load_dataset
@@ -128,9 +127,8 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     published = load_dataset(str(tmp_path / "published"), cache_dir=str(tmp_path / "cache"))[
         "train"
     ]
-    assert len(published) == 120 and set(published["problem"]) == {
-        f"What is {a} + {a + 1}?" for a in range(30)
-    }
+    assert len(published) == 120
+    assert set(published["problem"]) == {f"What is {a} + {a + 1}?" for a in range(30)}
     card = (tmp_path / "published/README.md").read_text()
     assert "temperature: 0.8" in card and "num_generations: 4" in card and "Reason." in card
     assert Run(tmp_path / "run").manifest["summary"]["published"] == str(tmp_path / "published")
@@ -349,17 +347,14 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
     removed = {r["step"]: r for r in read_log(tmp_path / "run/results/removed.jsonl")}
     assert "han" in removed["language"]["reason"] and "repeated" in removed["repetition"]["reason"]
     (match,) = read_log(tmp_path / "run/results/decontaminate.jsonl")
-    assert "person 7 has 7 apples and buys 8 more." in match["reason"] and match[
-        "problem"
-    ].startswith("Person 7")
+    assert "person 7 has 7 apples and buys 8 more." in match["reason"]
+    assert match["problem"].startswith("Person 7")
     train, heldout = (
         pd.read_parquet(tmp_path / f"run/dataset/{s}.parquet") for s in ("train", "heldout")
     )
-    assert (
-        len(train) + len(heldout) == 37
-        and not set(train.problem_id) & set(heldout.problem_id)
-        and len(heldout) > 3
-    )
+    assert len(train) + len(heldout) == 37
+    assert not set(train.problem_id) & set(heldout.problem_id)
+    assert len(heldout) > 3
     assert not (tmp_path / "run/work").exists()
     from datasets import load_dataset
 
@@ -386,18 +381,16 @@ def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
     succeeds(*options, cwd=tmp_path)
     table = pd.read_parquet(tmp_path / "run/dataset/train.parquet")
     of_problem = table[table.problem.str.startswith("Person")].problem_id.value_counts()
-    assert (
-        len(of_problem) == 40 and set(of_problem) == {2, 4} and 8 <= (of_problem == 4).sum() <= 32
-    )
+    assert len(of_problem) == 40
+    assert set(of_problem) == {2, 4}
+    assert 8 <= (of_problem == 4).sum() <= 32
     both = ("--weights", 1, 0.5, "--heldout_fraction", 0.4, "--run-dir", "both")
     succeeds(*options[:4], *both, *options[7:-2], cwd=tmp_path)
     sides = [pd.read_parquet(tmp_path / f"both/dataset/{s}.parquet") for s in ("train", "heldout")]
-    twice = [
-        (t.problem_id.value_counts() == 4).mean() for t in sides
-    ]  # the weight knows nothing of the split
-    assert not set(sides[0].problem_id) & set(sides[1].problem_id) and all(
-        0.1 < share < 0.9 for share in twice
-    )
+    # the weights are independent of the split
+    twice = [(t.problem_id.value_counts() == 4).mean() for t in sides]
+    assert not set(sides[0].problem_id) & set(sides[1].problem_id)
+    assert all(0.1 < share < 0.9 for share in twice)
     bad = r1nb(*options[:6], 1, 0.5, 0.2, *options[8:], "--force", cwd=tmp_path, runs=tmp_path)
     assert bad.code == 2 and "weights" in bad.err
 
@@ -512,15 +505,13 @@ def test_decontaminate_marks_or_removes(tmp_path):
     done = script("decontaminate.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     marked = pd.read_parquet(tmp_path / "mine_decontaminated/data")
-    assert marked["contaminated_test.jsonl"].tolist() == [
-        i % 2 == 1 for i in range(40)
-    ] and marked.id.tolist() == list(range(40))
+    assert marked["contaminated_test.jsonl"].tolist() == [i % 2 == 1 for i in range(40)]
+    assert marked.id.tolist() == list(range(40))
     done = script(
         "decontaminate.py", *options, "--cleanup", "--new_dataset_name", "./clean", cwd=tmp_path
     )
-    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["contaminated"] == {
-        "test.jsonl": 20
-    }
+    assert done.returncode == 0
+    assert json.loads(done.stdout.splitlines()[0])["contaminated"] == {"test.jsonl": 20}
     assert pd.read_parquet(tmp_path / "clean/data").id.tolist() == list(range(0, 40, 2))
     assert len(read_log(tmp_path / "clean/matches.jsonl")) == 20
     for wrong, word in (
@@ -567,9 +558,8 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
     )
     done = script("pass_rate.py", *options, "--output_dataset_name", "./rated", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (
-        "4 problems: 0 with a pass rate from 0.1 to 0.9, 4 never solved" in done.stdout
-    )  # a random model
+    # the model is random
+    assert "4 problems: 0 with a pass rate from 0.1 to 0.9, 4 never solved" in done.stdout
     drawn = (tmp_path / "run/dataset/traces.jsonl").stat().st_mtime_ns
     again = script("pass_rate.py", *options, "--pass_rate_min", 0, cwd=tmp_path)
     assert again.returncode == 0 and "4 with a pass rate from 0.0 to 0.9" in again.stdout
@@ -599,9 +589,8 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
         cwd=tmp_path,
         runs=tmp_path,
     )
-    assert (
-        kept.code == 0 and len(pd.read_parquet(Path(tmp_path) / "kept/dataset/train.parquet")) == 16
-    ), kept.err[-2000:]
+    assert kept.code == 0, kept.err[-2000:]
+    assert len(pd.read_parquet(tmp_path / "kept/dataset/train.parquet")) == 16
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
@@ -670,11 +659,9 @@ def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/README.md").write_text("# not a dataset of r1nb")
     refused = r1nb(*command, "--hub_dataset", "./mine", "--force", cwd=tmp_path, runs=tmp_path)
-    assert (
-        refused.code == 2
-        and "no dataset that r1nb has written" in refused.err
-        and (tmp_path / "run/dataset").exists()
-    )
+    assert refused.code == 2
+    assert "no dataset that r1nb has written" in refused.err
+    assert (tmp_path / "run/dataset").exists()
 
 
 def test_curated_traces_train(tiny_model, tmp_path):

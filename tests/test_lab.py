@@ -183,10 +183,8 @@ def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
         )[1]
     )
     assert 0 < saved < 40 and "interrupted: this step ends and is saved" in printed(stopped)
-    assert (
-        stopped[-1][1]["status"] == "interrupted"
-        and f"checkpoint-{saved}" in stopped[-1][1]["saved"]
-    )
+    assert stopped[-1][1]["status"] == "interrupted"
+    assert f"checkpoint-{saved}" in stopped[-1][1]["saved"]
     assert not errors(done) and f"going on from checkpoint-{saved}" in printed(done)
     assert done[-1][1]["status"] == "completed" and bar_moves(done)
     assert (run / "model" / "model.safetensors").exists() and run.manifest["starts"] == 3
@@ -211,11 +209,9 @@ def test_one_figure_is_drawn_in_place(sft_run):
 
 def test_a_mistake_in_a_recipe_is_one_line(kernel, sft_run):
     (message,) = errors(kernel.run("open_job('sft', config, {'learning_rat': 1}, run_dir)"))
-    assert (
-        message.startswith("InputError: ")
-        and "did you mean 'learning_rate'" in message
-        and "\n" not in message
-    )
+    assert message.startswith("InputError: ")
+    assert "did you mean 'learning_rate'" in message
+    assert "\n" not in message
 
 
 def test_grpo_draws_rewards_and_shows_completions(kernel, sft_run, tiny_model, tmp_path):
@@ -300,11 +296,9 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
     )
     assert (run.status, run.manifest["batch"]["job"]) == ("queued", 41)
     script = (tmp_path / "script").read_text()
-    assert (
-        "#SBATCH --time=1:00:00" in script
-        and "R1NB_PROCESSES=2" in script
-        and f"R1NB_RUN_DIR={folder}" in script
-    )
+    assert "#SBATCH --time=1:00:00" in script
+    assert "R1NB_PROCESSES=2" in script
+    assert f"R1NB_RUN_DIR={folder}" in script
     with pytest.raises(InputError, match="in the queue, as job 41"):
         submit("sft", str(recipe), {}, folder, slurm=True)
     (tmp_path / "squeue").write_text("#!/bin/sh\n")  # it has ended

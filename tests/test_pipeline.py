@@ -91,10 +91,8 @@ def test_pipeline_completes_every_stage_and_says_so(pipeline):
     heads = re.findall(r"=== \[(\d)/5\] (\w+) .*?===", pipeline.result.out)
     assert heads == [(str(i), s) for i, s in enumerate(STAGES, 1)]
     summary = (pipeline.path / "summary.txt").read_text()
-    assert (
-        summary.strip() in pipeline.result.out
-        and str(pipeline.path / "report.html") in pipeline.result.out
-    )
+    assert summary.strip() in pipeline.result.out
+    assert str(pipeline.path / "report.html") in pipeline.result.out
     for words in ("base", "sft - base", "grpo - base", "avg@2", "%"):
         assert words in summary
 
@@ -106,20 +104,16 @@ def test_a_stage_leaves_its_record(pipeline, stage):
     cells = record(run / "job.ipynb")
     assert set(statuses(cells)) == {"completed"} and not errors(cells) and images(cells)
     m = run.manifest
-    assert (
-        m["stage"] == stage
-        and m["starts"] == 1
-        and m["seconds"] > 0
-        and m["summary"]
-        and m["seed"] == 0
-    )
-    assert {"torch", "transformers", "trl", "r1nb"} <= set(m["packages"]) and m["hardware"][
-        "cores"
-    ] >= 1
+    assert m["stage"] == stage
+    assert m["starts"] == 1
+    assert m["seconds"] > 0
+    assert m["summary"]
+    assert m["seed"] == 0
+    assert {"torch", "transformers", "trl", "r1nb"} <= set(m["packages"])
+    assert m["hardware"]["cores"] >= 1
     if (ROOT / ".git").exists():
-        assert re.fullmatch("[0-9a-f]{40}", m["git"]["revision"]) and isinstance(
-            m["git"]["dirty"], bool
-        )
+        assert re.fullmatch("[0-9a-f]{40}", m["git"]["revision"])
+        assert isinstance(m["git"]["dirty"], bool)
     inputs = {
         "generate": {"model_name_or_path"}, "curate": {"dataset_name", "model_name_or_path"},
         "sft": {"dataset_name", "model_name_or_path"}, "grpo": {"model_name_or_path"},
@@ -194,11 +188,9 @@ def test_a_changed_recipe_is_refused(pipeline):
     before = stamps(pipeline.runs)
     result = pipeline("--sft.max_steps 5")
     assert result.code == 2 and "Traceback" not in result.err
-    assert (
-        "stage 'sft'" in result.err
-        and "max_steps: 4 -> 5" in result.err
-        and "--from sft" in result.err
-    )
+    assert "stage 'sft'" in result.err
+    assert "max_steps: 4 -> 5" in result.err
+    assert "--from sft" in result.err
     assert stamps(pipeline.runs) == before
 
 
@@ -296,11 +288,9 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     result = r1nb("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err[-3000:]
     assert int(re.search(r"going on from checkpoint-(\d+)", result.out)[1]) >= 8
-    assert (
-        run.status == "completed"
-        and run.manifest["starts"] == 4
-        and run.manifest["summary"]["steps"] == STEPS
-    )
+    assert run.status == "completed"
+    assert run.manifest["starts"] == 4
+    assert run.manifest["summary"]["steps"] == STEPS
     assert [r["step"] for r in run.metrics] == list(range(1, STEPS + 1))
     assert all("loss" in r and "reward" in r for r in run.metrics)
     assert set(statuses(record(run / "job.ipynb"))) == {"completed"}
@@ -407,13 +397,12 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
     assert "failed: ZeroDivisionError: division by zero\n" in result.err
     assert f"  the record up to there: {run / 'job.ipynb'}" in result.err
     cells = record(run / "job.ipynb")
-    assert statuses(cells) == ["completed", "failed", "pending"] and errors(cells) == [
-        "ZeroDivisionError"
-    ]
+    assert statuses(cells) == ["completed", "failed", "pending"]
+    assert errors(cells) == ["ZeroDivisionError"]
     shown = re.sub("\x1b\\[[0-9;]*m", "", "\n".join(cells[1].outputs[-1].traceback))
-    assert (
-        "2 1/0" in shown and "ZeroDivisionError" in shown and cells[1].outputs[0].text == "so far\n"
-    )
+    assert "2 1/0" in shown
+    assert "ZeroDivisionError" in shown
+    assert cells[1].outputs[0].text == "so far\n"
     assert run.status == "failed" and "ZeroDivisionError" in run.manifest["error"]
     assert listed(tmp_path, runs)["notebook/bad"]["state"] == "failed"
     notebook(path, "print('mended')", "print('never')")
@@ -458,12 +447,12 @@ def vowels(completions, **columns):
     )
     assert result.code == 0, result.err[-3000:]
     run = Run(tmp_path / "mine")
-    assert (
-        run.status == "completed" and run.manifest["stage"] == "grpo" and run.manifest["seed"] == 1
-    )
-    assert (
-        len(run.metrics) == 1 and (run / "job.ipynb").exists() and not (tmp_path / "runs").exists()
-    )
+    assert run.status == "completed"
+    assert run.manifest["stage"] == "grpo"
+    assert run.manifest["seed"] == 1
+    assert len(run.metrics) == 1
+    assert (run / "job.ipynb").exists()
+    assert not (tmp_path / "runs").exists()
     total = round(8 * run.metrics[0]["reward"], 3)
     assert total > 0 and total % 3 == 0
 
@@ -487,8 +476,8 @@ def generate_job(folder, tiny_model, kind):
         "teacher": "scripted", "model_name_or_path": str(tiny_model),
     }  # fmt: skip
     recipe = folder / "early.yaml"
-    recipe.write_text(yaml.safe_dump({"name": "early", "stages": {"generate": keys, "again": {"stage": "generate", **keys}}},  # noqa: E501
-                                     sort_keys=False))  # fmt: skip
+    stages = {"generate": keys, "again": {"stage": "generate", **keys}}
+    recipe.write_text(yaml.safe_dump({"name": "early", "stages": stages}, sort_keys=False))
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "generate.ipynb", as_version=4)
     source, message = EARLY[kind]
     if kind in ("forgotten", "empty"):
@@ -520,9 +509,9 @@ def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kin
     )
     run = Run(tmp_path / "run")
     assert (result.code, run.status) == (1, "failed"), result.err[-2000:]
-    assert (
-        message in result.err and message in run.manifest["error"] and "Traceback" not in result.err
-    )
+    assert message in result.err
+    assert message in run.manifest["error"]
+    assert "Traceback" not in result.err
     assert listed(tmp_path, tmp_path)["run"]["state"] == "failed"
 
 
@@ -566,9 +555,10 @@ def test_an_ordinary_notebook_may_end_when_it_likes(tmp_path, source, code, stat
 def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
     path = notebook(tmp_path / "plain.ipynb", "print('value', repr(steps))")
     expected = {
-        "False": "False", "True": "True", "None": "None", "21": "21", "-3": "-3", "007": "7", "1e-5": "1e-05", "nan": "nan",  # noqa: E501
-        "inf": "inf", "words": "'words'", '"5"': "'\"5\"'", "": "''", "[1, null]": "[1, None]", '{"a": true}': "{'a': True}",  # noqa: E501
-        "false": "False", "1.0": "1.0", "[/INST]x": None,
+        "False": "False", "True": "True", "None": "None", "21": "21", "-3": "-3", "007": "7",
+        "1e-5": "1e-05", "nan": "nan", "inf": "inf", "words": "'words'", '"5"': "'\"5\"'",
+        "": "''", "[1, null]": "[1, None]", '{"a": true}': "{'a': True}", "false": "False",
+        "1.0": "1.0", "[/INST]x": None,
     }  # fmt: skip
     from r1nb.cli import parameter_value
     from r1nb.settings import InputError
@@ -601,11 +591,9 @@ def test_what_a_program_prints_is_on_the_screen_in_the_log_and_in_the_record(tmp
     assert result.code == 0, result.err
     run = Run(tmp_path / "runs" / "notebook" / "said")
     log = (run / "logs" / "rank-0.log").read_text().splitlines()
-    assert (
-        {"said", "bad"} <= set(log)
-        and any("careful" in line for line in log)
-        and "\x1b" not in "".join(log)
-    )
+    assert {"said", "bad"} <= set(log)
+    assert any("careful" in line for line in log)
+    assert "\x1b" not in "".join(log)
     assert "said\n" in result.out and "bad\n" in result.err and "careful" in result.err
     outputs = {o.name: o.text for o in record(run / "job.ipynb")[-1].outputs}
     assert outputs["stdout"] == "said\n" and "\x1b[31mbad\x1b[0m\n" in outputs["stderr"]
@@ -616,14 +604,10 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
     run = Run(tmp_path / "runs" / "notebook" / "half")
     assert (result.code, run.status) == (1, "failed"), result.err
-    assert (
-        "ValueError: \\ud800" in run.manifest["error"]
-        and "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
-    )
-    assert (
-        errors(record(run / "job.ipynb")) == ["ValueError"]
-        and "Traceback (most" not in result.err.split("r1nb:")[-1]
-    )
+    assert "ValueError: \\ud800" in run.manifest["error"]
+    assert "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
+    assert errors(record(run / "job.ipynb")) == ["ValueError"]
+    assert "Traceback (most" not in result.err.split("r1nb:")[-1]
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,8 @@ def test_a_damaged_manifest_costs_its_own_run_only(text, good):
     before = (bad / "manifest.json").read_bytes()
     with pytest.raises(InputError, match=re.escape(str(bad / "manifest.json"))):
         open_run(bad.path, "sft", {})
-    assert (bad / "manifest.json").read_bytes() == before and os.listdir(bad.path) == [
-        "manifest.json"
-    ]
+    assert (bad / "manifest.json").read_bytes() == before
+    assert os.listdir(bad.path) == ["manifest.json"]
     assert open_run(bad.path, "sft", {}, force=True).status == "created"
 
 
@@ -122,10 +121,8 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
         json.loads(line)
         for line in r1nb("runs", "--json", cwd=tmp_path, runs=good).out.splitlines()
     ]
-    assert (
-        sum(row["state"] == "damaged" for row in rows) == len(damaged)
-        and len(rows) == len(damaged) + 4
-    )
+    assert sum(row["state"] == "damaged" for row in rows) == len(damaged)
+    assert len(rows) == len(damaged) + 4
 
     page = r1nb("runs", "--html", tmp_path / "page", cwd=tmp_path, runs=good)
     assert page.code == 0, page.err
@@ -137,11 +134,9 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
     assert listed.code == 0 and "bad/half a pair" in listed.out, listed.err
     for name in ("bad/0", "bad/folder"):
         shown = r1nb("show", name, cwd=tmp_path, runs=good)
-        assert (
-            shown.code == 2
-            and str(good / name / "manifest.json") in shown.err
-            and shown.err.count("\n") == 1
-        )
+        assert shown.code == 2
+        assert str(good / name / "manifest.json") in shown.err
+        assert shown.err.count("\n") == 1
         for command in ("logs", "cancel"):
             assert r1nb(command, name, cwd=tmp_path, runs=good).code == 2
     assert "learning_rate" in r1nb("show", "sft/good", cwd=tmp_path, runs=good).out
@@ -155,9 +150,9 @@ def test_a_start_on_a_damaged_run_says_so(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "1 + 1")
     damage(tmp_path / "runs/one", '{"stage": "noteb')
     result = r1nb("run", "one.ipynb", "--run-dir", "runs/one", cwd=tmp_path, runs=tmp_path / "runs")
-    assert result.code == 2 and "manifest.json" in result.err and result.err.count("\n") == 1, (
-        result.err
-    )
+    assert result.code == 2, result.err
+    assert "manifest.json" in result.err, result.err
+    assert result.err.count("\n") == 1, result.err
     result = r1nb(
         "run", "one.ipynb", "--run-dir", "runs/one", "--force", cwd=tmp_path, runs=tmp_path / "runs"
     )
@@ -264,11 +259,9 @@ def test_cancel_signals_the_process_of_the_run_and_no_other(sleeper, tmp_path):
     for name, manifest in cases.items():
         damage(tmp_path / "runs" / name, json.dumps(manifest))
         result = r1nb("cancel", name, cwd=tmp_path, runs=tmp_path / "runs")
-        assert (
-            result.code == 2
-            and result.err.startswith("r1nb: error:")
-            and "Traceback" not in result.err
-        ), name
+        assert result.code == 2, name
+        assert result.err.startswith("r1nb: error:"), name
+        assert "Traceback" not in result.err, name
         assert sleeper.poll() is None
     damage(tmp_path / "runs/unlocked", json.dumps(theirs))
     (tmp_path / "runs/unlocked/.lock").write_text("")
@@ -309,9 +302,8 @@ def test_a_folder_is_replaced_without_a_gap(tmp_path):
     (tmp_path / "end").write_text("")
     count, missing = map(int, reader.communicate(timeout=60)[0].split())
     assert missing == 0 and count > 200
-    assert (target / "a").read_text() == "199" and not [
-        p for p in os.listdir(tmp_path) if p.startswith(".")
-    ]
+    assert (target / "a").read_text() == "199"
+    assert not [p for p in os.listdir(tmp_path) if p.startswith(".")]
 
 
 def test_a_folder_is_replaced_where_names_cannot_be_swapped(tmp_path, monkeypatch):
@@ -451,24 +443,19 @@ def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_pa
         (disk / "run/.lock").write_bytes(b"")
         fill(disk)
     result = finish(process, tmp_path)
-    assert (
-        result.code == 1
-        and "No space left on device" in result.err
-        and str(disk / "run") in result.err
-    )
+    assert result.code == 1
+    assert "No space left on device" in result.err
+    assert str(disk / "run") in result.err
     assert (
         "No space left on device" in result.err.rstrip().rpartition("r1nb: failed")[2]
     )  # said last
     run, kept = Run(disk / "run"), len(read_log(file))
-    assert (
-        run.status in (["failed"] if what == "samples" else ["failed", "interrupted"]) and kept > 0
-    )
+    assert run.status in (["failed"] if what == "samples" else ["failed", "interrupted"])
+    assert kept > 0
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
-    assert (
-        again.code == 2
-        and re.search("MiB free|No space left", again.err)
-        and len(read_log(file)) == kept
-    )
+    assert again.code == 2
+    assert re.search("MiB free|No space left", again.err)
+    assert len(read_log(file)) == kept
     (disk / "filler").unlink()
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
     assert again.code == 0 and run.status == "completed", again.err
@@ -485,9 +472,8 @@ def test_an_error_of_the_disk_names_the_file(disk):
     ):
         with pytest.raises(OSError) as caught:
             write(disk / "run/file.txt")
-        assert caught.value.filename == str(disk / "run/file.txt") and "No space left" in str(
-            caught.value
-        )
+        assert caught.value.filename == str(disk / "run/file.txt")
+        assert "No space left" in str(caught.value)
     with pytest.raises(OSError) as caught, atomic_path(disk / "run/data.parquet") as t:
         import pandas as pd
 
@@ -546,10 +532,8 @@ def test_one_of_six_starts_at_the_same_moment_runs(trial, tmp_path):
             code == 0 or f"is being run by process {winners[0]} on {socket.gethostname()}" in err
         ), err
         assert "Traceback" not in err
-    assert (
-        Run(tmp_path / "run").status == "completed"
-        and Run(tmp_path / "run").manifest["starts"] == 1
-    )
+    assert Run(tmp_path / "run").status == "completed"
+    assert Run(tmp_path / "run").manifest["starts"] == 1
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
@@ -566,9 +550,8 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     other = r1nb(
         "run", tmp_path / "wait.ipynb", "--run-dir", run.path, cwd=tmp_path / "other", runs=tmp_path
     )
-    assert other.code == 2 and f"is being run by process {run.manifest['pid']} " in other.err, (
-        other.err
-    )
+    assert other.code == 2, other.err
+    assert f"is being run by process {run.manifest['pid']} " in other.err, other.err
     os.kill(run.manifest["pid"], signal.SIGKILL)
     assert finish(process, tmp_path).code == 128 + signal.SIGKILL
     (tmp_path / "go").write_text("")
@@ -595,9 +578,8 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
     if again:
         (tmp_path / "run").mkdir()
     result = finish(process, tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
-        result.err
-    )
+    assert result.code == 1, result.err
+    assert "the run folder was removed while its job ran" in result.err, result.err
     assert str(tmp_path / "run") in result.err.rstrip().rpartition("r1nb: failed")[2]  # said last
     assert os.listdir(tmp_path / "run") == [] if again else not (tmp_path / "run").exists()
 
@@ -605,9 +587,8 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
 def test_a_notebook_whose_folder_is_removed(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "import shutil, os; shutil.rmtree('run'); print('done')")
     result = r1nb("run", "one.ipynb", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
-        result.err
-    )
+    assert result.code == 1, result.err
+    assert "the run folder was removed while its job ran" in result.err, result.err
     assert "Traceback" not in result.err and not (tmp_path / "run").exists()
 
 
@@ -623,9 +604,8 @@ def test_kills_at_random_moments(kind, trials):
     script = ROOT / "scripts/bench/kill_writers.py"
     command = [sys.executable, script, "--trials", str(trials), "--seed", "11", "--kinds", kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0 and f"{trials} of {trials} ok" in done.stdout, (
-        done.stdout + done.stderr
-    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{trials} of {trials} ok" in done.stdout, done.stdout + done.stderr
 
 
 # ---- what a shell gets to see ------------------------------------------------------------------
@@ -700,9 +680,8 @@ def test_make_evaluate_passes_text_on_and_runs_none(value, key, way, stubbed, tm
     split = {"TASK": value.split(), "ARGS": None}.get(key, [value])
     assert words[0] == "evaluate" and (split is None or set(split) <= set(words)), words
     folder = Path(words[words.index("--run-dir") + 1])
-    assert folder.parent == Path("runs/evaluate") and re.fullmatch(
-        r"[\w+@=-][\w.+@=-]*", folder.name
-    ), folder
+    assert folder.parent == Path("runs/evaluate"), folder
+    assert re.fullmatch(r"[\w+@=-][\w.+@=-]*", folder.name), folder
 
 
 @pytest.mark.parametrize(
