@@ -41,9 +41,16 @@ KillWait=5
 MinJobAge=3600
 InactiveLimit=0
 GresTypes=gpu
-NodeName=node[1-2] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[26821-26822] CPUs=16 Boards=1 SocketsPerBoard=1 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=100000 Gres=gpu:8 State=UNKNOWN
+{nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=100
-"""  # noqa: E501
+"""
+NODES = " ".join(
+    [
+        "NodeName=node[1-2] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[26821-26822]",
+        "CPUs=16 Boards=1 SocketsPerBoard=1 CoresPerSocket=16 ThreadsPerCore=1",
+        "RealMemory=100000 Gres=gpu:8 State=UNKNOWN",
+    ]
+)
 
 
 def available():
@@ -65,7 +72,9 @@ class Cluster:
             (self.folder / name).mkdir(parents=True)
         cgroup = Path("/sys/fs/cgroup/freezer").exists()
         text = CONF.format(
-            T=self.folder, track="proctrack/cgroup" if cgroup else "proctrack/linuxproc"
+            nodes=NODES,
+            T=self.folder,
+            track="proctrack/cgroup" if cgroup else "proctrack/linuxproc",
         )
         self.conf.write_text(text)
         (self.folder / "cgroup.conf").write_text(

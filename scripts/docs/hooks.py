@@ -12,9 +12,8 @@ from mkdocs.structure.pages import Page as MkDocsPage
 sys.path.insert(0, str(Path(__file__).parent))
 from notebooks import NBS, ROOT, Page, Site, listing, mathml, page_of, rooms, source_page  # noqa: E402
 
-GALLERY = Path(
-    os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery"
-)  # what build_docs.py has made of runs
+# the gallery of runs that build_docs.py made
+GALLERY = Path(os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery")
 SECTIONS = {
     "0": "Ground",
     "1": "Problems and verdicts",
