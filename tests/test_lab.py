@@ -202,7 +202,9 @@ def test_an_interrupt_leaves_no_trainer_in_memory(kernel, sft_run):
 
 
 def test_one_figure_is_drawn_in_place(sft_run):
-    for start in sft_run[1][1:]:
+    _, *resumed = sft_run[1]
+    assert len(resumed) == 2
+    for start in resumed:
         shown, updated = pictures(start)
         assert len(shown) == 1 and shown[0] and updated and set(updated) == set(shown)
 
