@@ -12,9 +12,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from conftest import ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
+from safetensors.torch import load_file
 
 from r1nb.runs import Run
 from r1nb.sft import checkpoints
@@ -37,8 +39,14 @@ def alive(mark):
     return found
 
 
+def weights(folder):
+    "All weights of the model in `folder` as one vector."
+    tensors = load_file(Path(folder) / "model.safetensors")
+    return torch.cat([tensors[name].float().flatten() for name in sorted(tensors)])
+
+
 def gone(mark, within=20):
-    "Whether every process with `mark` in its environment ends within some seconds."
+    "Whether every process with `mark` in its environment ends within `within` seconds."
     end = time.monotonic() + within
     while alive(mark) and time.monotonic() < end:
         time.sleep(0.1)
@@ -58,11 +66,9 @@ def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     place = ("--num_processes", 2, "--run-dir", tmp_path / "two")
     result = r1nb("sft", *options, *place, cwd=tmp_path, runs=tmp_path)
     assert result.code == 0, result.err[-3000:]
-    assert (
-        losses(Run(tmp_path / "two")) == pytest.approx(losses(alone), abs=2e-3)
-        and len(losses(alone)) == 6
-    )
     run = Run(tmp_path / "two")
+    assert len(losses(alone)) == 6
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-4)  # they fall by 0.03 a step
     assert run.status == "completed" and run.manifest["world_size"] == 2
     assert (run / "model" / "model.safetensors").exists() and checkpoints(run / "checkpoints")
     assert "[rank 0] " in result.out
@@ -72,15 +78,18 @@ def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     for path, count in ((run / "job.ipynb", 0), (run / "logs" / "job-rank1.ipynb", 3)):
         nb = nbformat.read(path, as_version=4)
         states = [c.metadata.papermill.status for c in nb.cells if c.cell_type == "code"]
-        assert states.count("pending") == count and set(states) <= {
+        assert states.count("pending") == count
+        assert set(states) <= {
             "completed",
             "pending",
-        }  # previews are rank 0's
-    from safetensors.torch import load_file
-
-    one, two = (load_file(p / "model" / "model.safetensors") for p in (alone.path, run.path))
-    assert one.keys() == two.keys()
-    assert max((one[k].float() - two[k].float()).abs().max().item() for k in one) < 0.02
+        }
+    # The update's length is the scale: a model that was not trained, or with another rate, is off
+    # by a large part of it, rounding by less than a ten-thousandth.
+    start = weights(yaml.safe_load(recipe.read_text())["model_name_or_path"])
+    one, two = weights(alone / "model"), weights(run / "model")
+    update = (one - start).norm()
+    assert update > 0.1
+    assert (two - one).norm() < 0.01 * update
 
 
 GRPO_CELL = """
@@ -178,13 +187,13 @@ def test_bad_choices(arguments, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "stand"),
+    ("stage", "environment"),
     [
         ("sft", {"ACCELERATE_USE_FSDP": "true"}),
         ("grpo", {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}),
     ],
 )
-def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, monkeypatch):
+def test_an_adapter_is_refused_where_weights_are_sharded(stage, environment, recipe, monkeypatch):
     import importlib
 
     from r1nb.recipes import configure
@@ -195,7 +204,7 @@ def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, m
     configuration, _ = configure(
         module.stage, {**keys, "dataset_name": str(recipe.parent / "traces.jsonl")}
     )
-    for name, value in stand.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="use_peft.*ddp or zero2"):
         module.check(*configuration)
@@ -209,7 +218,7 @@ def test_bad_input_on_two_ranks_is_one_message(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# ---- ends --------------------------------------------------------------------------------------
+# ---- how a job ends ----------------------------------------------------------------------------
 
 WORK = """
 import os, time, torch
@@ -239,6 +248,7 @@ class Pair:
         self.pids = [
             int(wait_for(lambda r=r: self.pid_of(r), f"rank {r}", self.process)) for r in (0, 1)
         ]
+        assert len(alive(self.mark)) >= 3  # the command and both ranks: `gone` would see them
 
     def pid_of(self, rank):
         try:
@@ -257,12 +267,12 @@ class Pair:
 
 @pytest.mark.slow
 def test_a_cell_that_fails_on_one_rank_ends_all(tmp_path):
-    pair = Pair(tmp_path, "if rank: raise ValueError('no luck')\nelse: time.sleep(100)")
+    pair = Pair(tmp_path, "if rank: raise ValueError('on purpose')\nelse: time.sleep(100)")
     for rank in (0, 1):
         (tmp_path / f"go-{rank}").touch()
     result = pair.end()
-    assert result.code == 1 and "rank 1: ValueError: no luck" in result.err
-    assert pair.run.manifest["status"] == "failed" and "no luck" in pair.run.manifest["error"]
+    assert result.code == 1 and "rank 1: ValueError: on purpose" in result.err
+    assert pair.run.manifest["status"] == "failed" and "on purpose" in pair.run.manifest["error"]
     assert "ValueError" in (pair.run / "logs" / "job-rank1.ipynb").read_text()
 
 
@@ -272,10 +282,8 @@ def test_a_killed_rank_ends_all(tmp_path):
     os.kill(pair.pids[1], signal.SIGKILL)
     result = pair.end()
     assert result.code == 137 and "rank 1 was killed by signal 9" in result.err
-    assert (
-        pair.run.manifest["status"] == "failed"
-        and "rank 1 was killed" in pair.run.manifest["error"]
-    )
+    assert pair.run.manifest["status"] == "failed"
+    assert "rank 1 was killed" in pair.run.manifest["error"]
 
 
 @pytest.mark.slow
@@ -287,7 +295,7 @@ def test_a_signal_reaches_every_rank(tmp_path):
 
 
 @pytest.mark.slow
-def test_nobody_outlives_a_killed_command(tmp_path):
+def test_no_process_outlives_a_killed_command(tmp_path):
     pair = Pair(tmp_path)
     pair.process.kill()
     pair.end()
@@ -295,12 +303,12 @@ def test_nobody_outlives_a_killed_command(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_torn_checkpoint_is_passed_over(recipe, alone, tmp_path):
+def test_a_truncated_checkpoint_is_skipped(recipe, alone, tmp_path):
     run = Run(shutil.copytree(alone.path, tmp_path / "run"))
     folders = checkpoints(run / "checkpoints")
     assert [p.name for p in folders] == ["checkpoint-4", "checkpoint-6"]
-    torn = folders[-1] / "optimizer.pt"
-    torn.write_bytes(torn.read_bytes()[:-100])
+    truncated = folders[-1] / "optimizer.pt"
+    truncated.write_bytes(truncated.read_bytes()[:-100])
     run.update(status="interrupted")
     options = ("--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", "run")
     result = r1nb("sft", *options, cwd=tmp_path, runs=tmp_path)
