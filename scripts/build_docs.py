@@ -52,7 +52,7 @@ def execute(notebook: Path, target: Path) -> None:
 
 
 def execute_changed(fresh: bool) -> None:
-    "Execute the module notebooks that have changed, each in a process of its own."
+    "Execute the module notebooks that have changed, each in a separate process."
     from notebooks import NBS, RUN, key, rooms
 
     failed = []
@@ -135,17 +135,23 @@ def main() -> None:
     parser.add_argument(
         "--run", action="store_true", help="execute the notebooks that have changed"
     )
-    parser.add_argument("--fresh", action="store_true", help="with --run: execute them all")
+    parser.add_argument("--fresh", action="store_true", help="with --run: execute all of them")
     parser.add_argument(
         "--runs",
         type=Path,
         help="folder of runs for the gallery (default: the settings' runs folder)",
     )
-    parser.add_argument("--no-gallery", action="store_true", help="leave the gallery out")
     parser.add_argument(
-        "--serve", action="store_true", help="serve the site and make changed pages again"
+        "--no-gallery", action="store_true", help="build the site without the gallery"
     )
-    parser.add_argument("--address", default="127.0.0.1:8000", help="with --serve")
+    parser.add_argument(
+        "--serve", action="store_true", help="serve the site and rebuild changed pages"
+    )
+    parser.add_argument(
+        "--address",
+        default="127.0.0.1:8000",
+        help="with --serve: address (default: 127.0.0.1:8000)",
+    )
     parser.add_argument("--execute", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.execute:

@@ -159,7 +159,7 @@ WAYS = {"reading": reading, "ours": ours, "dictionary": dictionary, "open-r1": o
 
 
 def resident() -> float:
-    "MiB that this process and its children hold."
+    "Resident MiB of this process and its children."
     pids, total = [os.getpid()], 0
     for pid in pids:
         try:
@@ -171,7 +171,7 @@ def resident() -> float:
 
 
 def work(way: str, path: str, n: int) -> None:
-    "In a process of its own: prints seconds, memory and the rows that were found."
+    "Runs in a separate process: prints seconds, memory and the rows that were found."
     from r1nb.curate import benchmark_problems
 
     problems = {
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--ngram_size", type=int, default=8)
     parser.add_argument(
-        "--planted", type=float, default=0.001, help="share of rows with a test problem in them"
+        "--planted", type=float, default=0.001, help="share of rows with a planted test problem"
     )
     parser.add_argument("--ways", nargs="+", choices=list(WAYS)[1:], default=list(WAYS)[1:])
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)

@@ -42,7 +42,7 @@ def main() -> None:
         for name in args.attention:
             model.set_attn_implementation(name)
             seconds = []
-            for new in (1, args.new_tokens + 1):  # the first token stands for reading the prompts
+            for new in (1, args.new_tokens + 1):  # the first: time of the prompts
                 start = time.perf_counter()
                 draw_tokens(model, prompts, new, [-1], tokenizer.pad_token_id)
                 seconds.append(time.perf_counter() - start)

@@ -77,7 +77,7 @@ def start(folder, mark):
 
 
 def processes(mark):
-    "Number → (command line, environment) of the living processes that carry `mark`."
+    "`{process id: (command line, environment)}` of the live processes that have `mark`."
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -96,7 +96,7 @@ def processes(mark):
 
 
 def find(victim, mark):
-    "The number of the process that plays `victim`, or None while there is none."
+    "The id of the process that is `victim`, or None if there is none yet."
     sign = VICTIMS[victim]
     for number, (line, environ) in processes(mark).items():
         if sign in line or (
@@ -110,7 +110,7 @@ def losses(run):
 
 
 def complaints(folder, victim, signum, process, mark, reference):
-    "What is wrong after the kill and after going on."
+    "What is wrong after the kill and after resuming."
     run, wrong = Run(folder / "run"), []
     try:
         code = process.wait(60)
@@ -126,9 +126,8 @@ def complaints(folder, victim, signum, process, mark, reference):
     status = run.status
     if code not in (0, 128 + signum, -signum):
         wrong.append(f"exit code {code} after signal {signum}")
-    if (
-        code == 0 and status != "completed"
-    ):  # the other way round is fine: the end of a launcher whose work is done
+    # the reverse is fine: a launcher may be killed after its work was completed
+    if code == 0 and status != "completed":
         wrong.append(f"exit code {code} but the run is {status}")
     if status in ("running", "created") and code != 0 and run.metrics:
         wrong.append(f"the run is {status}")
@@ -144,7 +143,7 @@ def complaints(folder, victim, signum, process, mark, reference):
     if again.wait(300):
         return [
             *wrong,
-            f"going on ended with {again.returncode}: {(folder / 'out.txt').read_text()[-300:]}",
+            f"resuming ended with {again.returncode}: {(folder / 'out.txt').read_text()[-300:]}",
         ], (
             code,
             status,

@@ -68,7 +68,7 @@ def prepare(base, steps):
 
 
 def run_once(kind, base, number, processes):
-    "`(wall seconds, seconds before the work, in it, after it, processor seconds)`."
+    "`(wall seconds, seconds before, in and after the work, processor seconds)`."
     folder, mark = base / f"{kind}-{number}", base / f"mark-{kind}-{number}"
     values = {"mark": str(mark), "recipe": str(base / "sft.yaml"), "folder": str(folder / "work")}
     launch = [

@@ -25,13 +25,12 @@ SECTIONS = {
     "7": "Reports, lab, command",
 }
 site: Site
-converted: dict[
-    tuple, tuple
-] = {}  # while `make docs-serve` runs: pages whose notebook has not changed
+# while `make docs-serve` runs: pages whose notebook has not changed
+converted: dict[tuple, tuple] = {}
 
 
 def on_startup(command, dirty):
-    "While the site is served, a page whose Markdown has not changed is not rendered again."
+    "While the site is served, render only the pages whose Markdown has changed."
     if command != "serve":
         return
     render, kept = MkDocsPage.render, {}

@@ -427,7 +427,7 @@ class Module:
 
 
 def docstring(node) -> str:
-    "A docstring as Markdown; what looks like a tag outside of code is text."
+    "A docstring as Markdown; HTML tags outside of code are escaped."
     parts = re.split(r"(`[^`]*`)", ast.get_docstring(node) or "")
     return "".join(p if i % 2 else p.replace("<", "&lt;") for i, p in enumerate(parts))
 
