@@ -12,7 +12,8 @@ from conftest import ROOT, r1nb
 
 from r1nb.runs import Run
 
-STAND_INS = {  # of srun's tasks only those of the look at the nodes are run, all of them
+# The fake srun runs all tasks of the check of the nodes, and prints the variables of the others.
+FAKES = {
     "scontrol": 'echo localhost; [ "$SLURM_NNODES" = 1 ] || echo localhost',
     "scancel": ":",
     "srun": """for a in "$@"; do case $a in --output=*) exec >> "${a#--output=}" 2>&1 ;; esac; done
@@ -34,7 +35,7 @@ exit "${FAKE_CODE:-0}\"""",
 @pytest.fixture
 def batch(tmp_path):
     "`batch(script, *arguments)`: exit code, output, and what `srun` found in its environment."
-    for name, text in STAND_INS.items():
+    for name, text in FAKES.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
 
@@ -120,8 +121,11 @@ def test_the_exit_code_is_the_job_s(batch):
     assert done.returncode == 7 and "ended with exit code 7" in done.stdout
 
 
-def test_nodes_that_are_unlike(batch, tmp_path):
-    "Another version of a library on the second node: said, noted, and nothing begins."
+def test_nodes_with_different_versions(batch, tmp_path):
+    """Another version of a library on the second node.
+
+    The job names it, writes it to the manifest, and does not start.
+    """
     installed = tmp_path / "old" / "trl-0.9.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 0.9\n")
@@ -145,9 +149,8 @@ def test_nodes_that_are_unlike(batch, tmp_path):
     assert not list((tmp_path / "run" / "logs").glob(".nodes-*"))
     Run(tmp_path / "run").update(status="completed", error=None)
     done, _ = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"))
-    assert (
-        done.returncode == 1 and Run(tmp_path / "run").status == "completed"
-    )  # it says nothing about what is done
+    # a completed run keeps its status
+    assert done.returncode == 1 and Run(tmp_path / "run").status == "completed"
     done, found = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"), R1NB_NODES_WAIT="0")
     assert done.returncode == 0 and found and "checked" not in done.stdout
 
@@ -197,7 +200,7 @@ def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
 
 
 def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
-    "generate.slurm's arguments; a server over all nodes, which is asked before the client starts."
+    "generate.slurm's arguments; the client starts once a server over all nodes answers."
     (tmp_path / "server.py").write_text(
         "import http.server as h, json, os\n"
         "class Server(h.BaseHTTPRequestHandler):\n"

@@ -273,7 +273,7 @@ def test_a_job_that_is_sent_away_outlives_the_kernel(kernel, recipe, tmp_path):
 
 
 def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeypatch):
-    "With stand-ins for Slurm's commands; tests/test_slurm.py has a real cluster."
+    "With fake Slurm commands; tests/test_slurm.py has a real cluster."
     replies = {
         "sbatch": 'cat > script; [ "$1" = --test-only ] || echo 41',
         "squeue": "[ ! -e script ] || echo 41 PENDING",

@@ -302,7 +302,11 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
             signal.SIGKILL,
             "the server died during the job",
         ),
-        (r"bash \S*/job0*{job}/slurm_script", signal.SIGKILL, ""),  # nobody is left to say anything
+        (
+            r"bash \S*/job0*{job}/slurm_script",
+            signal.SIGKILL,
+            "",
+        ),  # no process is left to report it
         (r"^\S*python\S* -m r1nb.jobs job", signal.SIGKILL, "ended with exit code 137"),
     ],
     ids=["server", "shell", "client"],
