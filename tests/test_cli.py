@@ -23,7 +23,7 @@ HEAVY = {"torch", "transformers", "trl", "papermill", "IPython", "pandas", "data
 
 
 def tree(folder):
-    "Every path below `folder` with what it holds."
+    "Every path below `folder` with its contents."
     return {
         str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
         for p in folder.rglob("*")
@@ -272,14 +272,12 @@ def small_disk(tmp_path_factory):
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
     )
     if mounted.returncode:
-        pytest.skip(
-            f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}"
-        )
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_an_output_folder_that_cannot_be(refused, here, evaluation):
+def test_an_output_folder_that_cannot_be_written(refused, here, evaluation):
     (here / "file").write_text("")
     for option in ("--run-dir", "--run_dir", "--output_dir"):
         refused([*evaluation, option, "file"], "is a file", "choose another")
@@ -544,7 +542,7 @@ def test_runs_and_show(command, here):
 
 
 def test_output_into_a_closed_pipe(tmp_path):
-    "`r1nb runs | head -1` ends quietly."
+    "`r1nb runs | head -1` ends without an error."
     for i in range(3):
         open_run(tmp_path / "runs" / "sft" / f"{i}", "sft", {})
     env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}

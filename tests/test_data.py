@@ -18,7 +18,7 @@ LIMIT = ("--max_new_tokens", 8, "--dtype", "float32")
 
 
 def script(name, *arguments, cwd, deadline=300):
-    "A script of `scripts/` in a process."
+    "Run a script of `scripts/` in a process."
     env = {**os.environ, "R1NB_RUNS": str(cwd / "runs"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
     return subprocess.run(
@@ -34,7 +34,7 @@ def free_port():
 
 @pytest.fixture
 def server(tiny_model):
-    "`server(port)`: a process that serves the tiny model; all are ended at the end."
+    "`server(port)` starts a process that serves the tiny model; all are killed after the test."
     started = []
 
     def serve(port):
@@ -174,7 +174,7 @@ def test_what_generate_refuses(tiny_model, tmp_path, arguments, words):
 
 
 @pytest.mark.slow
-def test_a_distilabel_pipeline_draws_the_same(tiny_model, tmp_path):
+def test_a_distilabel_pipeline_gives_the_same_traces(tiny_model, tmp_path):
     """distilabel gives the same traces as r1nb's own sampler, and its dataset is written.
 
     An interrupted pipeline leaves no process behind, and resumes.
@@ -227,8 +227,8 @@ def test_a_distilabel_pipeline_draws_the_same(tiny_model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.vllm
-def test_the_seed_s_example_of_distilabel(tmp_path):
-    "distilabel's own vLLM class, as the example of 2025 uses it, through `r1nb distilabel`."
+def test_the_distilabel_example_of_open_r1(tmp_path):
+    "distilabel's own vLLM class, as open-r1's example of 2025 uses it, by `r1nb distilabel`."
     pytest.importorskip("distilabel")
     pytest.importorskip("vllm")
     from r1nb.models import resolve_model
@@ -258,7 +258,7 @@ def test_the_seed_s_example_of_distilabel(tmp_path):
 
 @pytest.fixture
 def traces(tmp_path):
-    "A file of traces, each with what is right or wrong about it."
+    "A file of right and wrong traces."
     right, where = "<think>\n{a} + {b} = {c}\n</think>\n\\boxed{{{c}}}", tmp_path / "traces.jsonl"
     rows = []
     for i in range(40):
@@ -426,9 +426,9 @@ def test_what_curate_refuses(traces, tiny_model, tmp_path, arguments, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
+def test_a_killed_curation_resumes(traces, tiny_model, tmp_path):
     "After SIGKILL during verification no trace is judged again, and the result is the same."
-    rows, copies = read_log(traces), 180  # so many that the kill comes before the end
+    rows, copies = read_log(traces), 180  # enough work that the kill comes before the end
     big = tmp_path / "big.jsonl"
     big.write_text(
         "".join(
@@ -457,7 +457,7 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
     time.sleep(1)
     records = bytearray(judged.read_bytes())
     assert 0 < len(records) < copies * 85 and records[0] == 1
-    records[0] = 0  # what a second look would judge to be right
+    records[0] = 0  # a right answer, marked as wrong: it stays wrong unless it is judged again
     judged.write_bytes(records)
     succeeds(*options, cwd=tmp_path)
     counts = [
@@ -524,7 +524,7 @@ def test_decontaminate_marks_or_removes(tmp_path):
 
 
 @pytest.mark.slow
-def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
+def test_pass_rates_are_sampled_once_and_used(tiny_model, tmp_path):
     """pass_rate.py accepts the arguments of open-r1's compute_pass_rate.py.
 
     A second range is rated without sampling again, and curate accepts the run.

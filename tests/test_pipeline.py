@@ -23,7 +23,7 @@ STAGES = ["generate", "curate", "sft", "grpo", "evaluate"]
 
 
 def record(path):
-    "The code cells of an executed notebook, which is valid under nbformat."
+    "The code cells of an executed notebook, which nbformat validates."
     nb = nbformat.read(path, as_version=4)
     nbformat.validate(nb)
     return [c for c in nb.cells if c.cell_type == "code"]
@@ -42,14 +42,14 @@ def images(cells):
 
 
 def listed(folder, runs):
-    "What `r1nb runs --json` says: run → row."
+    "The rows of `r1nb runs --json` by run."
     result = r1nb("runs", "--json", cwd=folder, runs=runs)
     assert result.code == 0, result.err
     return {row["run"]: row for row in map(json.loads, result.out.splitlines())}
 
 
 def stamps(folder):
-    "When each file below `folder` was last written."
+    "Time of the last write of each file below `folder`."
     return {
         str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()
     }
@@ -141,7 +141,7 @@ def test_a_stage_leaves_its_record(pipeline, stage):
 
 
 class Addresses(HTMLParser):
-    "Everything that a page would load from elsewhere."
+    "The addresses from which a page would load something."
 
     def __init__(self, text):
         super().__init__()
@@ -195,7 +195,7 @@ def test_a_changed_recipe_is_refused(pipeline):
 
 
 @pytest.mark.slow
-def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
+def test_from_reruns_that_stage_and_the_later_ones(pipeline):
     before = stamps(pipeline.path)
     result = pipeline("--from grpo --grpo.max_steps 3")
     assert result.code == 0, result.err[-3000:]
@@ -206,18 +206,17 @@ def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
     runs = {stage: Run(pipeline.path / stage) for stage in ("grpo", "evaluate")}
     assert [r["step"] for r in runs["grpo"].metrics] == [1, 2, 3]
     assert all(r.status == "completed" and r.manifest["starts"] == 1 for r in runs.values())
-    assert [p.name for p in (runs["grpo"] / "logs").iterdir()] == [
-        "rank-0.log"
-    ]  # nothing of the old run is left
+    # nothing of the old run is left
+    assert [p.name for p in (runs["grpo"] / "logs").iterdir()] == ["rank-0.log"]
 
 
-# ---- what stops a job, and how it goes on ------------------------------------------------------
+# ---- stops and resumes -------------------------------------------------------------------------
 
 STEPS = 60
 
 
 @pytest.mark.slow
-def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
+def test_grpo_stopped_three_ways_resumes_and_completes(tmp_path, tiny_model):
     recipe, runs = tmp_path / "grpo.yaml", tmp_path / "runs"
     recipe.write_text(json.dumps({
         **TASK, **TRAINING, "split": "train", "num_problems": 8,
@@ -242,7 +241,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
         return process, run.manifest["pid"]
 
     def stopped(process, job):
-        "The result of the stopped command; its job's process and all that this started are gone."
+        "The result of the stopped command, once all processes of its job have ended."
         begin = time.monotonic()
         result = finish(process, tmp_path, 60)
         wait_for(lambda: not session_members(job), f"end of {session_members(job)}", deadline=30)
@@ -269,7 +268,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "interrupted"
     the_record_is_whole("KeyboardInterrupt")
 
-    # the scheduler's SIGTERM, in a run that goes on
+    # the scheduler's SIGTERM, in a run that has resumed
     process, job = train_until(3)
     process.send_signal(signal.SIGTERM)
     result = stopped(process, job)
@@ -278,7 +277,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "preempted"
     the_record_is_whole("Terminated")
 
-    # the command is killed outright: the kernel tells the job's process, which dies too
+    # the command is killed: the kernel sends a signal to the job's process, which ends too
     process, job = train_until(3)
     process.kill()
     assert stopped(process, job).code == -signal.SIGKILL
@@ -309,7 +308,7 @@ def listed_while_running(folder, runs):
 
 
 @pytest.mark.slow
-def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path, tiny_model):
+def test_a_killed_evaluation_resumes_without_loss_or_repetition(tmp_path, tiny_model):
     problems, samples = 60, 2
     data = "".join(
         json.dumps({"problem": f"{i} + {i} =", "answer": str(2 * i)}) + "\n"
@@ -325,18 +324,18 @@ def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path,
     wait_for(lambda: log.exists() and log.read_text().count("\n") >= 10, "samples", process)
     job = run.manifest["pid"]
     for pid in session_members(job):
-        signal_process(pid)
+        kill_process(pid)
     result = finish(process, tmp_path, 60)
     assert result.code == 137 and "killed by signal 9" in result.err
     assert listed(tmp_path, runs)["evaluate/default"]["state"] == "failed"
     with open(log, "a") as f:
-        f.write('{"problem_id": "cut')  # as if it had died while writing
+        f.write('{"problem_id": "cut')  # as if it had been killed while writing
     first = log.read_text().splitlines()[:-1]
     assert 10 <= len(first) < problems * samples
     result = r1nb(*arguments, cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err[-3000:]
     rows = log.read_text().splitlines()
-    assert rows[: len(first)] == first  # what was drawn is kept as it was
+    assert rows[: len(first)] == first  # earlier samples are unchanged
     keys = [(r["problem_id"], r["sample"]) for r in map(json.loads, rows)]
     assert len(keys) == len(set(keys)) == problems * samples
     table = pd.read_parquet(run / "results" / "model.parquet")
@@ -344,8 +343,8 @@ def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path,
     assert run.status == "completed" and run.manifest["starts"] == 2
 
 
-def signal_process(pid):
-    "SIGKILL to `pid`, unless it is gone."
+def kill_process(pid):
+    "Send SIGKILL to `pid`, unless it has ended."
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

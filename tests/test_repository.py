@@ -33,7 +33,7 @@ def named(notebook):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    "A copy of what nbdev looks at, as a git repository of its own."
+    "A copy of the files that nbdev reads, in a separate git repository."
     folder = tmp_path_factory.mktemp("copy") / "r1nb"
     folder.mkdir()
     for name in ("nbs", "r1nb"):

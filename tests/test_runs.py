@@ -1,4 +1,4 @@
-"A run folder under bad luck: damaged manifests, full disks, two starts at once, kills."
+"Run folders when something fails: damaged manifests, full disks, simultaneous starts, kills."
 
 import json
 import os
@@ -375,8 +375,8 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(sleeper, tmp_path
     for folder in (run.path, run / "results"):
         left = [p for p in os.listdir(folder) if p.startswith(".") and p != ".lock"]
         assert sorted(left) == sorted(living + other), folder
-    assert set(dead) <= set(os.listdir(below.path))  # another run: its own next start sees to it
-    with atomic_path(below / "model") as t:  # or whoever writes the same file again
+    assert set(dead) <= set(os.listdir(below.path))  # another run: its next start removes them
+    with atomic_path(below / "model") as t:  # or the next write of the same file
         folder_of(t, 1)
     assert f".model.{GONE}.tmp" not in os.listdir(below.path)
 
@@ -386,21 +386,19 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(sleeper, tmp_path
 
 @pytest.fixture
 def disk(tmp_path_factory):
-    "A file system of 80 MiB, a little more than a job asks for."
+    "A file system of 80 MiB, a little more than a job needs to start."
     folder = tmp_path_factory.mktemp("disk")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder], capture_output=True, text=True
     )
     if mounted.returncode:
-        pytest.skip(
-            f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}"
-        )
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
 def fill(folder):
-    "Take all the room that is left on the disk of `folder`."
+    "Use all free space on the disk of `folder`."
     with open(folder / "filler", "wb", buffering=0) as f:
         for size in (1 << 20, 1 << 12, 1):
             try:
@@ -427,7 +425,7 @@ def generation(tmp_path, tiny_model, problems=400, **more):
 
 
 @pytest.mark.parametrize("what", ["samples", pytest.param("manifest", marks=pytest.mark.slow)])
-def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_path, tiny_model):
+def test_a_full_disk_fails_the_run_and_the_next_start_resumes(what, disk, tmp_path, tiny_model):
     command = [
         "generate",
         "--config",
@@ -439,7 +437,7 @@ def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_pa
     file = disk / "run/dataset/traces.jsonl"
     wait_for(lambda: file.exists() and file.stat().st_size > 4096, "samples", process)
     fill(disk)
-    if what == "manifest":  # nor is there room for it any more
+    if what == "manifest":  # no space for the manifest either
         (disk / "run/.lock").write_bytes(b"")
         fill(disk)
     result = finish(process, tmp_path)
@@ -482,7 +480,7 @@ def test_an_error_of_the_disk_names_the_file(disk):
     assert sorted(os.listdir(disk / "run")) == [".lock", "config.yaml", "file.txt", "manifest.json"]
 
 
-# ---- two starts, and a folder that is taken away -----------------------------------------------
+# ---- two starts at once, and a folder that is removed ------------------------------------------
 
 AT_ONCE = """
 import json, pathlib, sys, time
@@ -559,7 +557,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gone", "made anew"]
+    "again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["removed", "recreated"]
 )
 def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model):
     command = [
@@ -608,7 +606,7 @@ def test_kills_at_random_moments(kind, trials):
     assert f"{trials} of {trials} ok" in done.stdout, done.stdout + done.stderr
 
 
-# ---- what a shell gets to see ------------------------------------------------------------------
+# ---- text that reaches a shell -----------------------------------------------------------------
 
 NASTY = [
     "a; touch f #",
@@ -630,7 +628,7 @@ NASTY = [
 
 @pytest.fixture
 def stubbed(tmp_path):
-    "A virtual environment whose `r1nb` prints its arguments, and a setup that leaves a mark."
+    "A virtual environment whose `r1nb` prints its arguments, and a setup that creates a file."
     bin = tmp_path / "venv/bin"
     bin.mkdir(parents=True)
     (bin / "r1nb").write_text('#!/bin/bash\nfor a in "$@"; do printf \'%q\\n\' "$a"; done\n')
@@ -640,7 +638,7 @@ def stubbed(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "scripts/setup.sh").write_text("touch set-up; exit 3\n")
 
-    # As from a shell: `make test` hands its own flags and values down to every `make` below it.
+    # As from a shell: `make test` passes its own flags and values to every `make` that it runs.
     theirs = re.search(r"^VALUES := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     inherited = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *theirs}
     outside = {k: v for k, v in os.environ.items() if k not in inherited}
@@ -789,7 +787,7 @@ def test_batch_scripts_hold_text_and_run_none(value, tmp_path):
 
 
 @pytest.mark.parametrize("field", ["partition", "account", "qos", "dependency"])
-def test_a_line_break_in_what_slurm_is_asked(field):
+def test_a_line_break_in_an_option_of_slurm(field):
     from r1nb.slurm import SlurmOptions, header
 
     with pytest.raises(InputError, match=f"--{field}"):
@@ -797,7 +795,7 @@ def test_a_line_break_in_what_slurm_is_asked(field):
     assert f'--{field}="gpu # x"' in header(SlurmOptions(**{field: "gpu # x"}), "name", "log")
 
 
-def test_an_error_that_is_no_text_can_be_written(tmp_path):
+def test_an_error_with_invalid_text_can_be_written(tmp_path):
     run = open_run(tmp_path / "run", "notebook", {})
     with pytest.raises(ValueError, match="half"), running(run):
         raise ValueError("half \ud800 a pair")
