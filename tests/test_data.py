@@ -55,6 +55,13 @@ def connects(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def processes_of(folder):
+    "Command lines that name `folder`."
+    command = ["ps", "-ww", "-eo", "args"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if str(folder) in line]
+
+
 def problems(path, n=30):
     "A file of `n` problems under another column's name, without answers."
     rows = [{"question": f"What is {a} + {a + 1}?", "extra": a} for a in range(n)]
@@ -202,17 +209,10 @@ def test_a_distilabel_pipeline_gives_the_same_traces(tiny_model, tmp_path):
         *options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path, runs=tmp_path
     )
     wait_for(lambda: read_log(tmp_path / "piped/dataset/traces.jsonl"), "a first trace", process)
+    assert processes_of(tmp_path)
     process.send_signal(signal.SIGTERM)
     assert finish(process, tmp_path).code in (0, 143)
-    wait_for(
-        lambda: (
-            str(tmp_path)
-            not in subprocess.run(
-                ["ps", "-ww", "-eo", "args"], capture_output=True, text=True
-            ).stdout
-        ),
-        "an end of its processes",
-    )
+    wait_for(lambda: not processes_of(tmp_path), "an end of its processes")
     succeeds(*options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path)
     a, b = (
         pd.read_parquet(tmp_path / name / "dataset/train.parquet") for name in ("direct", "piped")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -675,8 +676,11 @@ def test_make_evaluate_passes_text_on_and_runs_none(value, key, way, stubbed, tm
     if done.returncode:
         assert key == "ARGS" and "cannot be split" in done.stdout + done.stderr
         return
-    split = {"TASK": value.split(), "ARGS": None}.get(key, [value])
-    assert words[0] == "evaluate" and (split is None or set(split) <= set(words)), words
+    if key == "ARGS":
+        expected = shlex.split(value)
+    else:
+        expected = value.split() if key == "TASK" else [value]
+    assert words[0] == "evaluate" and set(expected) <= set(words), words
     folder = Path(words[words.index("--run-dir") + 1])
     assert folder.parent == Path("runs/evaluate"), folder
     assert re.fullmatch(r"[\w+@=-][\w.+@=-]*", folder.name), folder
