@@ -177,15 +177,9 @@ def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
         "h.HTTPServer(('', int(os.environ['R1NB_SERVER_PORT'])), Healthy).serve_forever()\n"
     )
     options = (
-        "--nodes",
-        2,
-        "--server",
-        server.format(folder=tmp_path),
-        "--server_wait",
-        2 if "sleep" in server else 60,
-        "--run-dir",
-        tmp_path / "run",
-    )
+        "--nodes", 2, "--server", server.format(folder=tmp_path),
+        "--server_wait", 2 if "sleep" in server else 60, "--run-dir", tmp_path / "run",
+    )  # fmt: skip
     shown = r1nb("grpo", *options, "--dry-run", cwd=tmp_path, runs=tmp_path)
     (tmp_path / "run/logs").mkdir(parents=True)
     (tmp_path / "job.slurm").write_text(shown.out)
@@ -262,15 +256,9 @@ def test_a_time_limit_while_the_server_loads(batch, tmp_path):
     (tmp_path / "sleep").chmod(0o755)
     server = "bash -c 'kill -USR1 $PPID; sleep 3; exit 1'"
     options = (
-        "--hf-dataset",
-        "org/data",
-        "--model",
-        "org/model",
-        "--server",
-        server,
-        "--server-wait",
-        "60",
-    )
+        "--hf-dataset", "org/data", "--model", "org/model", "--server", server,
+        "--server-wait", "60",
+    )  # fmt: skip
     done, found = batch("generate.slurm", *options)
     assert marker.read_text().strip() == "7", done.stdout + done.stderr
     assert "back into the queue" in done.stdout, done.stdout + done.stderr

@@ -74,14 +74,9 @@ def evaluation(here, tiny_model):
         "".join(f'{{"problem": "{i} + 1 =", "answer": "{i + 1}"}}\n' for i in range(20))
     )
     return [
-        "evaluate",
-        "--dataset_name",
-        "sums.jsonl",
-        "--model_name_or_path",
-        str(tiny_model),
-        "--dtype",
-        "float32",
-    ]
+        "evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", str(tiny_model),
+        "--dtype", "float32",
+    ]  # fmt: skip
 
 
 # ---- answering at once -------------------------------------------------------------------------
@@ -432,14 +427,9 @@ def test_bad_input_through_the_real_command(tmp_path, tiny_model):
     "One case a process: a stage with TRL's configuration, one without, an unknown command."
     runs = tmp_path / "runs"
     grpo = [
-        "grpo",
-        "--dataset_name",
-        TASK["dataset_name"],
-        "--num_problems",
-        4,
-        "--model_name_or_path",
-        tiny_model,
-    ]
+        "grpo", "--dataset_name", TASK["dataset_name"], "--num_problems", 4,
+        "--model_name_or_path", tiny_model,
+    ]  # fmt: skip
     (tmp_path / "d.jsonl").write_text(LINE * 16 + "{\n")
     for arguments, words in [
         (

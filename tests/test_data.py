@@ -80,38 +80,13 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     wait_for(lambda: all(map(connects, ports)), "two servers", second)
     problems(tmp_path / "asked.jsonl")
     arguments = (
-        "generate",
-        "--hf-dataset",
-        "asked.jsonl",
-        "--prompt-column",
-        "question",
-        "--model",
-        tiny_model,
-        "--prompt-template",
-        "Reason.\n{{ instruction }}",
-        "--temperature",
-        0.8,
-        "--top-p",
-        0.9,
-        "--max-new-tokens",
-        8,
-        "--num-generations",
-        4,
-        "--input-batch-size",
-        2,
-        "--client-replicas",
-        2,
-        "--timeout",
-        60,
-        "--retries",
-        20,
-        "--hf-output-dataset",
-        "./published",
-        "--run-dir",
-        "run",
-        "--vllm-server-url",
-        *(f"http://127.0.0.1:{p}/v1" for p in ports),
-    )
+        "generate", "--hf-dataset", "asked.jsonl", "--prompt-column", "question",
+        "--model", tiny_model, "--prompt-template", "Reason.\n{{ instruction }}",
+        "--temperature", 0.8, "--top-p", 0.9, "--max-new-tokens", 8, "--num-generations", 4,
+        "--input-batch-size", 2, "--client-replicas", 2, "--timeout", 60, "--retries", 20,
+        "--hf-output-dataset", "./published", "--run-dir", "run",
+        "--vllm-server-url", *(f"http://127.0.0.1:{p}/v1" for p in ports),
+    )  # fmt: skip
     file = tmp_path / "run/dataset/traces.jsonl"
     process = start(*arguments, cwd=tmp_path, runs=tmp_path)
     wait_for(lambda: len(read_log(file)) >= 10, "ten traces", process)
@@ -164,18 +139,9 @@ def test_what_generate_refuses(tiny_model, tmp_path, arguments, words):
     problems(tmp_path / "asked.jsonl")
     more = () if "--prompt_column" in arguments else ("--prompt_column", "question")
     result = r1nb(
-        "generate",
-        "--dataset_name",
-        "asked.jsonl",
-        "--model",
-        tiny_model,
-        *more,
-        *arguments,
-        "--run-dir",
-        "run",
-        cwd=tmp_path,
-        runs=tmp_path,
-    )
+        "generate", "--dataset_name", "asked.jsonl", "--model", tiny_model, *more, *arguments,
+        "--run-dir", "run", cwd=tmp_path, runs=tmp_path,
+    )  # fmt: skip
     assert result.code == 2 and all(w in result.err for w in words), result.err
     assert not (tmp_path / "run").exists()
 
@@ -189,21 +155,10 @@ def test_a_distilabel_pipeline_gives_the_same_traces(tiny_model, tmp_path):
     pytest.importorskip("distilabel")
     problems(tmp_path / "asked.jsonl", 6)
     options = (
-        "generate",
-        "--dataset_name",
-        "asked.jsonl",
-        "--prompt_column",
-        "question",
-        "--model",
-        tiny_model,
-        *LIMIT,
-        "--backend",
-        "transformers",
-        "--num_generations",
-        2,
-        "--batch_size",
-        4,
-    )
+        "generate", "--dataset_name", "asked.jsonl", "--prompt_column", "question",
+        "--model", tiny_model, *LIMIT, "--backend", "transformers", "--num_generations", 2,
+        "--batch_size", 4,
+    )  # fmt: skip
     succeeds(*options, "--run-dir", "direct", cwd=tmp_path)
     process = start(
         *options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path, runs=tmp_path
@@ -317,16 +272,9 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
         "heldout_fraction: 0.25\n"
     )
     options = (
-        "curate",
-        "--config",
-        "recipe.yaml",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-        "--hub_dataset",
-        "./corpus",
-    )
+        "curate", "--config", "recipe.yaml", "--model_name_or_path", tiny_model,
+        "--run-dir", "run", "--hub_dataset", "./corpus",
+    )  # fmt: skip
     succeeds(*options, cwd=tmp_path)
     counts = {
         r["step"]: r["removed"]
@@ -363,20 +311,9 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
 
 def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
     options = (
-        "curate",
-        "--dataset_name",
-        "traces.jsonl",
-        "traces.jsonl",
-        "--weights",
-        1,
-        0.5,
-        "--steps",
-        "finished",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "traces.jsonl", "traces.jsonl", "--weights", 1, 0.5,
+        "--steps", "finished", "--model_name_or_path", tiny_model, "--run-dir", "run",
+    )  # fmt: skip
     succeeds(*options, cwd=tmp_path)
     table = pd.read_parquet(tmp_path / "run/dataset/train.parquet")
     of_problem = table[table.problem.str.startswith("Person")].problem_id.value_counts()
@@ -413,14 +350,9 @@ def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
 )
 def test_what_curate_refuses(traces, tiny_model, tmp_path, arguments, words):
     options = (
-        "curate",
-        "--dataset_name",
-        "traces.jsonl",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "traces.jsonl", "--model_name_or_path", tiny_model,
+        "--run-dir", "run",
+    )  # fmt: skip
     result = r1nb(*options, *arguments, cwd=tmp_path, runs=tmp_path)
     assert result.code == 2 and all(w in result.err for w in words), result.err
     assert not (tmp_path / "run").exists()
@@ -438,17 +370,9 @@ def test_a_killed_curation_resumes(traces, tiny_model, tmp_path):
         )
     )
     options = (
-        "curate",
-        "--dataset_name",
-        "big.jsonl",
-        "--steps",
-        "correct",
-        "distinct",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "big.jsonl", "--steps", "correct", "distinct",
+        "--model_name_or_path", tiny_model, "--run-dir", "run",
+    )  # fmt: skip
     process = start(*options, cwd=tmp_path, runs=tmp_path)
     judged = tmp_path / "run/work/00/correct.bin"
     wait_for(lambda: judged.exists() and judged.stat().st_size >= 1024, "a judged batch", process)
@@ -494,13 +418,8 @@ def test_decontaminate_marks_or_removes(tmp_path):
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "mine.parquet")
     options = (
-        "--dataset",
-        "mine.parquet",
-        "--problem_column",
-        "task",
-        "--benchmarks",
-        "test.jsonl",
-    )
+        "--dataset", "mine.parquet", "--problem_column", "task", "--benchmarks", "test.jsonl",
+    )  # fmt: skip
     done = script("decontaminate.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     marked = pd.read_parquet(tmp_path / "mine_decontaminated/data")
@@ -536,25 +455,10 @@ def test_pass_rates_are_sampled_once_and_used(tiny_model, tmp_path):
         )
     )
     options = (
-        "--dataset_name",
-        "p.jsonl",
-        "--model_name_or_path",
-        tiny_model,
-        "--num_generations",
-        4,
-        "--temperature",
-        1.0,
-        "--max_completion_length",
-        8,
-        "--dtype",
-        "float32",
-        "--dataset_start_index",
-        1,
-        "--dataset_end_index",
-        5,
-        "--run_dir",
-        "run",
-    )
+        "--dataset_name", "p.jsonl", "--model_name_or_path", tiny_model, "--num_generations", 4,
+        "--temperature", 1.0, "--max_completion_length", 8, "--dtype", "float32",
+        "--dataset_start_index", 1, "--dataset_end_index", 5, "--run_dir", "run",
+    )  # fmt: skip
     done = script("pass_rate.py", *options, "--output_dataset_name", "./rated", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     # the model is random
@@ -572,22 +476,10 @@ def test_pass_rates_are_sampled_once_and_used(tiny_model, tmp_path):
     refused = script("pass_rate.py", "--dataset_name", "p.jsonl", cwd=tmp_path)
     assert refused.returncode == 2 and "--model_name_or_path is needed" in refused.stderr
     kept = r1nb(
-        "curate",
-        "--dataset_name",
-        "run/dataset",
-        "--steps",
-        "pass_rate",
-        "--pass_rates",
-        "run",
-        "--min_pass_rate",
-        0,
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "kept",
-        cwd=tmp_path,
-        runs=tmp_path,
-    )
+        "curate", "--dataset_name", "run/dataset", "--steps", "pass_rate", "--pass_rates", "run",
+        "--min_pass_rate", 0, "--model_name_or_path", tiny_model, "--run-dir", "kept",
+        cwd=tmp_path, runs=tmp_path,
+    )  # fmt: skip
     assert kept.code == 0, kept.err[-2000:]
     assert len(pd.read_parquet(tmp_path / "kept/dataset/train.parquet")) == 16
 
@@ -642,15 +534,9 @@ def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     options = ("--min_pass_rate", 0.2, "--max_pass_rate", 0.7, "--model_name_or_path", tiny_model)
     command = (
-        "curate",
-        "--dataset_name",
-        "t.jsonl",
-        "--steps",
-        "pass_rate",
-        *options,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "t.jsonl", "--steps", "pass_rate", *options,
+        "--run-dir", "run",
+    )  # fmt: skip
     succeeds(*command, cwd=tmp_path)
     assert pd.read_parquet(tmp_path / "run/dataset/train.parquet").problem.tolist() == [
         f"p{i}" for i in range(2, 8)
@@ -678,17 +564,9 @@ def test_curated_traces_train(tiny_model, tmp_path):
         cwd=tmp_path,
     )
     succeeds(
-        "curate",
-        "--dataset_name",
-        "made/dataset",
-        "--heldout_fraction",
-        0.3,
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "kept",
-        cwd=tmp_path,
-    )
+        "curate", "--dataset_name", "made/dataset", "--heldout_fraction", 0.3,
+        "--model_name_or_path", tiny_model, "--run-dir", "kept", cwd=tmp_path,
+    )  # fmt: skip
     assert Run(tmp_path / "kept").manifest["parents"] == [str(tmp_path / "made")]
     from r1nb.sft import TracesConfig, load_traces
 

@@ -434,16 +434,9 @@ def vowels(completions, **columns):
     nb.cells.insert(nb.cells.index(parameters) + 1, new_code_cell(reward.strip()))
     nbformat.write(nb, tmp_path / "mine.ipynb")
     result = r1nb(
-        "run",
-        "mine.ipynb",
-        "-p",
-        "weight",
-        "3",
-        "--max_steps",
-        "1",
-        cwd=tmp_path,
+        "run", "mine.ipynb", "-p", "weight", "3", "--max_steps", "1", cwd=tmp_path,
         runs=tmp_path / "runs",
-    )
+    )  # fmt: skip
     assert result.code == 0, result.err[-3000:]
     run = Run(tmp_path / "mine")
     assert run.status == "completed"

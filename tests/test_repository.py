@@ -46,16 +46,9 @@ def copy(tmp_path_factory):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, folder / name)
     git = [
-        "git",
-        "-C",
-        folder,
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    ]
+        "git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@example.org",
+        "-c", "commit.gpgsign=false",
+    ]  # fmt: skip
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
         subprocess.run([*git, *command], check=True, capture_output=True, timeout=60)
     return folder

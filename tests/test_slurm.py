@@ -152,16 +152,9 @@ def test_cancel(cluster, recipe, tmp_path):
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' in rows.out or '"state": "running"' in rows.out
     again = r1nb(
-        "sft",
-        "--config",
-        recipe,
-        "--run-dir",
-        "runs/run",
-        "--slurm",
-        cwd=tmp_path,
-        runs=tmp_path / "runs",
-        **SITE,
-    )
+        "sft", "--config", recipe, "--run-dir", "runs/run", "--slurm", cwd=tmp_path,
+        runs=tmp_path / "runs", **SITE,
+    )  # fmt: skip
     assert again.code == 2 and f"job {job}" in again.err
     result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
     assert result.code == 0, result.err
@@ -194,17 +187,9 @@ def test_cancel(cluster, recipe, tmp_path):
 def test_refused_before_anything_is_queued(cluster, recipe, tmp_path, options, message):
     before = cluster.ask("squeue", "-h", "-o", "%i")
     result = r1nb(
-        "sft",
-        "--config",
-        recipe,
-        "--run-dir",
-        "run",
-        "--slurm",
-        *options,
-        cwd=tmp_path,
-        runs=tmp_path,
-        **SITE,
-    )
+        "sft", "--config", recipe, "--run-dir", "run", "--slurm", *options, cwd=tmp_path,
+        runs=tmp_path, **SITE,
+    )  # fmt: skip
     assert result.code == 2 and message in result.err.lower(), result.err
     assert not (tmp_path / "run").exists() and cluster.ask("squeue", "-h", "-o", "%i") == before
 
