@@ -144,10 +144,8 @@ def index_sizes(problems: dict, n: int) -> dict[str, float]:
     "MiB that the index and the dictionary take, added up object by object."
     from r1nb.overlap import NgramIndex
 
-    index, grams = (
-        NgramIndex(problems, n),
-        lookup([p for texts in problems.values() for p in texts], n),
-    )
+    index = NgramIndex(problems, n)
+    grams = lookup([p for texts in problems.values() for p in texts], n)
     arrays = sum(a.nbytes for a in (index.keys, index.owners, index.maybe, index.sizes))
     objects = sys.getsizeof(grams) + sum(
         sys.getsizeof(k) + sys.getsizeof(v) for k, v in grams.items()
@@ -241,10 +239,8 @@ def main() -> None:
                 for what in ("seconds", "mib"):
                     told[what] -= alone[what]
                 first = first or told
-                hits, others = (
-                    len(some)
-                    for some in (set(told["rows"]) & set(planted), set(told["rows"]) - set(planted))
-                )
+                found = set(told["rows"])
+                hits, others = len(found & set(planted)), len(found - set(planted))
                 slower = told["seconds"] / first["seconds"]
                 larger = told["mib"] / max(first["mib"], 1e-9)
                 print(

@@ -185,15 +185,10 @@ def main():
             folder, mark = base / f"t{trial}", f"{os.getpid()}-{trial}"
             folder.mkdir()
             (folder / "sft.yaml").write_text((base / "whole/sft.yaml").read_text())
-            victim, signum = (
-                draw.choice(list(VICTIMS)),
-                draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]),
-            )
-            whole, moment, step = (
-                draw.random() < 0.5,
-                draw.uniform(0, duration * 1.02),
-                draw.randrange(1, STEPS + 1),
-            )
+            victim = draw.choice(list(VICTIMS))
+            signum = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+            whole = draw.random() < 0.5
+            moment, step = draw.uniform(0, duration * 1.02), draw.randrange(1, STEPS + 1)
             process, begin = start(folder, mark), time.monotonic()
             if whole:
                 time.sleep(moment)

@@ -150,13 +150,9 @@ class Reader(threading.Thread):
 
     def __init__(self, path):
         super().__init__(daemon=True)
-        self.run_folder, self.seen, self.wrong, self.stop, self.looks = (
-            Run(path),
-            set(),
-            set(),
-            False,
-            0,
-        )
+        self.run_folder = Run(path)
+        self.seen, self.wrong = set(), set()
+        self.stop, self.looks = False, 0
 
     def run(self):
         path = self.run_folder.path

@@ -417,10 +417,8 @@ class Module:
             ):
                 if method.name[0] == "_" and not docstring(method) and len(method.args.args) < 2:
                     continue
-                shown, anchor = (
-                    method.name.replace("__", r"\_\_"),
-                    f"{name}.{method.name.strip('_')}",
-                )
+                shown = method.name.replace("__", r"\_\_")
+                anchor = f"{name}.{method.name.strip('_')}"
                 text = site.links(docstring(method), page, "r1nb", self.name)
                 parts += [f"### {name}.{shown} {{ #{anchor} }}", fenced(signature(method)), text]
         return "\n\n".join(p for p in parts if p)
