@@ -141,11 +141,8 @@ def test_nodes_with_different_versions(batch, tmp_path):
     assert (
         f"the nodes do not fit together\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
     )
-    assert (
-        Run(tmp_path / "run")
-        .manifest["error"]
-        .startswith("the nodes do not fit together: trl: 0.9 on node2")
-    )
+    error = Run(tmp_path / "run").manifest["error"]
+    assert error.startswith("the nodes do not fit together: trl: 0.9 on node2")
     assert not list((tmp_path / "run" / "logs").glob(".nodes-*"))
     Run(tmp_path / "run").update(status="completed", error=None)
     done, _ = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"))

@@ -568,10 +568,8 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
         "--run-dir",
         tmp_path / "run",
     ]
-    process, file = (
-        start(*command, cwd=tmp_path, runs=tmp_path / "runs"),
-        tmp_path / "run/dataset/traces.jsonl",
-    )
+    process = start(*command, cwd=tmp_path, runs=tmp_path / "runs")
+    file = tmp_path / "run/dataset/traces.jsonl"
     wait_for(lambda: file.exists() and file.stat().st_size > 4096, "samples", process)
     os.rename(tmp_path / "run", tmp_path / "away")  # in one step; rm -r would race with the writer
     if again:
@@ -667,11 +665,10 @@ def stubbed(tmp_path):
 @pytest.mark.parametrize("way", ["argument", "environment"])
 def test_make_evaluate_passes_text_on_and_runs_none(value, key, way, stubbed, tmp_path):
     given = {"MODEL": "o/m", "TASK": "aime24", key: value}
-    done, words = (
-        stubbed("evaluate", *(f"{k}={v}" for k, v in given.items()))
-        if way == "argument"
-        else stubbed("evaluate", **given)
-    )
+    if way == "argument":
+        done, words = stubbed("evaluate", *(f"{k}={v}" for k, v in given.items()))
+    else:
+        done, words = stubbed("evaluate", **given)
     assert not (tmp_path / "f").exists() and not (tmp_path / "set-up").exists()
     if done.returncode:
         assert key == "ARGS" and "cannot be split" in done.stdout + done.stderr

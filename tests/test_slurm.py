@@ -137,18 +137,8 @@ def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
 
 
 def test_cancel(cluster, recipe, tmp_path):
-    (job,) = submit(
-        "sft",
-        "--config",
-        recipe,
-        "--run-dir",
-        "runs/run",
-        "--dependency",
-        "singleton",
-        "--time",
-        "5",
-        cwd=tmp_path,
-    )
+    options = ("--run-dir", "runs/run", "--dependency", "singleton", "--time", "5")
+    (job,) = submit("sft", "--config", recipe, *options, cwd=tmp_path)
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' in rows.out or '"state": "running"' in rows.out
     again = r1nb(
