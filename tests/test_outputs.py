@@ -60,9 +60,8 @@ def test_a_changed_output_is_found_and_stored(tmp_path):
     before = json.loads(path.read_text())["cells"]
     found = outputs.differences(path, write=True)
     assert [d.cell for d in found] == ["outdated", "missing", "no-plot", "silent"]
-    assert "-641 traces\n+640 traces" in str(found[0]) and "small.ipynb, cell outdated" in str(
-        found[0]
-    )
+    assert "-641 traces\n+640 traces" in str(found[0])
+    assert "small.ipynb, cell outdated" in str(found[0])
     after = json.loads(path.read_text())["cells"]
     changed = [a["id"] for a, b in zip(after, before, strict=True) if a != b]
     assert changed == ["outdated", "missing", "no-plot", "silent"]
