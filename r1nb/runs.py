@@ -606,7 +606,7 @@ class Run:
         return "interrupted" if gone else state
 
     @property
-    def in_other_hands(self) -> bool:
+    def running_outside_this_job(self) -> bool:
         "Whether the run is running, and not as the batch job that this process belongs to."
         if self.status != "running":
             return False
@@ -706,7 +706,7 @@ def _take_lock(run, wait: float = 10.0) -> int:
     Raises `InputError` if another process has it and runs, or still has it after `wait` seconds."""
     end = time.monotonic() + wait
     while (descriptor := _try_lock(run.path / LOCK)) is None:
-        if run.in_other_hands:
+        if run.running_outside_this_job:
             raise _busy(run)
         if time.monotonic() > end:
             if (
@@ -778,7 +778,7 @@ def claim(run) -> bool:
     Raises `InputError` with the number of the process that has it."""
     run.path.mkdir(parents=True, exist_ok=True)
     with locked(run, keep=True) as taken:
-        if run.in_other_hands and not run.mine:
+        if run.running_outside_this_job and not run.mine:
             raise _busy(run)
     return taken
 
@@ -855,7 +855,7 @@ def _may_open(run: Run, stage: str, config: dict, force: bool) -> dict:
     if run.status == "damaged" and force:
         return {}
     old = run.manifest
-    if run.in_other_hands and not run.mine:
+    if run.running_outside_this_job and not run.mine:
         raise _busy(run)
     if force:
         return {}
