@@ -1003,6 +1003,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'r1nb.settings.Settings': ('settings.html#settings', 'r1nb/settings.py'),
                                'r1nb.settings._convert': ('settings.html#_convert', 'r1nb/settings.py'),
                                'r1nb.settings._path': ('settings.html#_path', 'r1nb/settings.py'),
+                               'r1nb.settings._read_file': ('settings.html#_read_file', 'r1nb/settings.py'),
                                'r1nb.settings.checkout': ('settings.html#checkout', 'r1nb/settings.py'),
                                'r1nb.settings.did_you_mean': ('settings.html#did_you_mean', 'r1nb/settings.py'),
                                'r1nb.settings.find_file': ('settings.html#find_file', 'r1nb/settings.py'),
