@@ -245,7 +245,7 @@ def summary(reports: list[dict], seconds: float) -> str:
 
 def note(run: Run, trouble: list[str]) -> None:
     "Put `trouble` into the manifest of `run`, unless it is complete or another job's."
-    if run.manifest and run.status != "completed" and not run.in_other_hands:
+    if run.manifest and run.status != "completed" and not run.running_outside_this_job:
         run.update(
             status="failed",
             error="the nodes do not fit together: " + "; ".join(trouble),

@@ -160,7 +160,7 @@ def test_a_wrong_value_is_named_with_what_is_valid(refused, evaluation, key, val
     [
         ("r.yml", None, "recipe r.yml does not exist"),
         ("rr.yaml", "near", "did you mean 'r.yaml'?"),
-        ("r.yaml", "seed: 1\nseed: 2\n", "line 2: key 'seed' stands in line 1 already"),
+        ("r.yaml", "seed: 1\nseed: 2\n", "line 2: key 'seed' is already set in line 1"),
         ("r.yaml", "a: [1\n", "line 2"),
         ("r.yaml", "- a\n- b\n", "a mapping 'key: value' is expected, not a list"),
         (
@@ -365,9 +365,9 @@ stages:
         (
             'evaluate: {model_name_or_path: "${sft}"}',
             "",
-            "evaluate.model_name_or_path: ${sft} is no earlier stage",
+            "evaluate.model_name_or_path: ${sft} is not an earlier stage",
         ),
-        ('evaluate: {models: {a: "${evaluate}"}}', "", "${evaluate} is no earlier stage"),
+        ('evaluate: {models: {a: "${evaluate}"}}', "", "${evaluate} is not an earlier stage"),
         (
             "evaluate: {}\nstagse: {}",
             "",
