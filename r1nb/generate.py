@@ -27,7 +27,7 @@ from r1nb.problems import (
     earlier_turns,
     fill_template,
     load_problems,
-    mended,
+    replace_lone_surrogates,
     to_messages,
 )
 from .publish import PublishConfig, check_publish, publish
@@ -301,7 +301,9 @@ def run_generate(
         else ""
     )
     rows = pd.DataFrame(drawn).rename(columns={"text": "completion"})
-    rows["completion"] = [mended(restore_think(t, opened)) for t in rows.completion]
+    rows["completion"] = [
+        replace_lone_surrogates(restore_think(t, opened)) for t in rows.completion
+    ]
     name = (
         "scripted"
         if teacher.teacher == "scripted"
