@@ -148,7 +148,7 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
         ),
         (("--prompt_column", "prompt"), ("row 1: no column 'prompt'", "question, extra")),
         (("--hub_dataset", "owner/x"), ("owner/x cannot be pushed to", "offline")),
-        (("--hub_dataset", "traces"), ("'traces' is no Hub id",)),
+        (("--hub_dataset", "traces"), ("'traces' is not a Hub id",)),
         (("--pipeline", "distilable"), ("did you mean 'distilabel'?",)),
         (("--rows", "[5, 2]"), ("rows: [5, 2]",)),
     ],
@@ -510,7 +510,7 @@ def test_decontaminate_marks_or_removes(tmp_path):
         (("--dataset", "none.parquet"), "none.parquet does not exist"),
         (("--problem_column", "x"), "no column 'x'"),
         (("--ngram_size", "0"), "--ngram_size: 0"),
-        (("--new_dataset_name", "a"), "'a' is no Hub id"),
+        (("--new_dataset_name", "a"), "'a' is not a Hub id"),
     ):
         done = script("decontaminate.py", *options, *wrong, cwd=tmp_path)
         assert done.returncode == 2 and word in done.stderr, done.stderr
@@ -646,7 +646,7 @@ def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
     refused = r1nb(*command, "--hub_dataset", "./mine", "--force", cwd=tmp_path, runs=tmp_path)
     assert (
         refused.code == 2
-        and "no dataset that r1nb has written" in refused.err
+        and "not a dataset that r1nb wrote" in refused.err
         and (tmp_path / "run/dataset").exists()
     )
 
