@@ -21,7 +21,7 @@ with vllm_left_out():
     from trl import GRPOConfig as TRLGRPOConfig
     from trl import GRPOTrainer
 
-from .benchmarks import name_some, unreadable_references
+from .benchmarks import describe_problems, unreadable_references
 from .judges import CREDULOUS
 from r1nb.models import (
     ModelChoice,
@@ -289,7 +289,7 @@ def check_references(rows, args: GRPOConfig) -> None:
     some = rows.select(range(min(LOOKED_AT, len(rows)))).to_list()
     if not (bad := unreadable_references(some)):
         return
-    text = f"{len(bad)} of {len(some)} reference answers cannot be read: {name_some(bad)}"
+    text = f"{len(bad)} of {len(some)} reference answers cannot be read: {describe_problems(bad)}"
     if len(bad) == len(some):
         raise InputError(
             f"{text}; is it another column that holds them? Map it with columns: {{name: answer}}"

@@ -41,8 +41,8 @@ from r1nb.problems import (
     conversation_id,
     earlier_turns,
     is_local,
+    is_missing,
     message_text,
-    missing,
     read_messages,
     read_rows,
     split_of,
@@ -96,13 +96,13 @@ def as_pair(row: dict, number: int, where: str, system_prompt: str | None) -> di
         f"{where}, row {number}",
         "problem and completion, or messages, or conversations, or prompt and completion",
     )
-    chat = next((k for k in ("messages", "conversations") if not missing(row.get(k))), None)
+    chat = next((k for k in ("messages", "conversations") if not is_missing(row.get(k))), None)
     if chat:
         messages, system = (
             read_messages(row[chat], f"{here}: {chat}"),
             system_prompt or row.get("system"),
         )
-        if not missing(system) and messages[0]["role"] != "system":
+        if not is_missing(system) and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": str(system)}, *messages]
         if messages[-1]["role"] != "assistant":
             raise InputError(
@@ -110,7 +110,7 @@ def as_pair(row: dict, number: int, where: str, system_prompt: str | None) -> di
             )
         return {"prompt": messages[:-1], "completion": messages[-1:]}
     prompt, completion = (
-        next((row[k] for k in names if not missing(row.get(k))), None)
+        next((row[k] for k in names if not is_missing(row.get(k))), None)
         for names in (("problem", "prompt", "question"), ("completion", "generation"))
     )
     if prompt is None or completion is None:
