@@ -6,16 +6,16 @@
 __all__ = ['PATCHES', 'installed', 'mismatch', 'needs', 'score_completions_only', 'vllm_left_out', 'fetch_vllm',
            'shorten_progress', 'unsharded', 'leave_out_shm_comm', 'end_engine', 'modernise_distilabel',
            'load_custom_tasks_only', 'read_tasks_with', 'sample_at_temperature', 'cache_outside_model',
-           'modernise_lighteval_vllm', 'import_papermill', 'restore_shell']
+           'modernise_lighteval_vllm', 'import_papermill', 'write_notebooks_with']
 
-# %% ../nbs/04_compat.ipynb #a20c0905
+# %% ../nbs/04_compat.ipynb #d4d83637
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from functools import cache, wraps
+from functools import cache, partial, wraps
 
 from .settings import InputError
 
@@ -368,9 +368,12 @@ def import_papermill():
             del sys.modules["rfc3987_syntax"]
     return importlib.import_module("papermill")
 
-# %% ../nbs/04_compat.ipynb #df0e1aad
-@needs(traitlets="5.16")
-def restore_shell(shell) -> None:
-    "Make `shell` the IPython of this process again, after `clear_instance`."
-    for kind in type(shell)._walk_mro():
-        kind._instance = shell
+# %% ../nbs/04_compat.ipynb #5f0d4647
+@needs(papermill="2.7")
+@cache
+def write_notebooks_with(write: Callable) -> None:
+    "Let papermill write local files with `write(handler, text, path)`."
+    from papermill.iorw import papermill_io
+
+    handler = papermill_io.get_handler("local")
+    handler.write = partial(write, handler)

@@ -9,7 +9,7 @@ __all__ = ['TRACE', 'NAMES', 'CHATS', 'STEPS', 'SCRIPTS', 'LENGTHS', 'SIGNED', '
            'read_pass_rates', 'pass_rate', 'distinct', 'per_problem', 'distinct_problems', 'distinct_traces',
            'TraceSources', 'TextOptions', 'CurateConfig', 'check_choices', 'check_ranges', 'hub_stream',
            'source_traces', 'problem_hash', 'frames', 'Corpus', 'run_step', 'funnel', 'write_removed', 'write_split',
-           'configure', 'check', 'check_first_traces', 'run_curate', 'describe_steps', 'jsonl_batches', 'arrow_batches',
+           'check', 'check_first_traces', 'run_curate', 'describe_steps', 'jsonl_batches', 'arrow_batches',
            'mark_contaminated', 'decontaminate_batches']
 
 # %% ../nbs/34_curate.ipynb #a4dca56d
@@ -52,11 +52,11 @@ from r1nb.problems import (
     split_of,
 )
 from .publish import PublishConfig, check_publish, publish
-from .recipes import load_config
 from .runs import Run, append_jsonl, atomic_path, read_log, write_text
 from .settings import InputError, did_you_mean
 from .stages import Stage
 from .statistics import repeated_share
+from .templates import has_form
 
 # %% ../nbs/34_curate.ipynb #d9a43ed3
 TRACE = (*COLUMNS, "completion", "sample", "num_tokens", "finish_reason", "teacher", "pass_rate")
@@ -240,10 +240,12 @@ def finished(table, cfg):
 
 @step("completion")
 def format(table, cfg):
-    "The R1 form: one `<think>…</think>`, then an answer."
-    return table.completion.str.fullmatch(
-        r"(?s)\s*<think>(?:(?!</?think>).)+</think>\s*(?:(?!</?think>).)*\S\s*"
-    )
+    """The R1 form: one `<think>…</think>`, then an answer, neither of them empty.
+
+    The rule of the format reward (`has_form`). Data that leaves the reasoning empty on purpose
+    is curated without this step.
+    """
+    return [has_form(text) for text in table.completion]
 
 
 @step("problem_id", "answer", "completion", "verification")
@@ -902,11 +904,6 @@ def write_split(
 CLASSES = (CurateConfig, PublishConfig)
 
 
-def configure(config=None, overrides=None):
-    "`((curate, publishing), written)` from a recipe and overrides; `written`: the keys set there."
-    return load_config(CLASSES, config, overrides, {"hf_output_dataset": "hub_dataset"})
-
-
 def check(cfg: CurateConfig, publishing: PublishConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     if not cfg.dataset_name:
@@ -989,7 +986,6 @@ stage = Stage(
     order=34,
     classes=CLASSES,
     aliases={"hf_output_dataset": "hub_dataset"},
-    configure=configure,
     check=check,
     check_model=lambda recipe: check_tokenizer(recipe["model_name_or_path"]),
     run=run_curate,

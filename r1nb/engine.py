@@ -7,8 +7,8 @@ __all__ = ['STREAMS', 'AUTOSAVE', 'KERNELS', 'Tokens', 'Screen', 'Lines', 'print
            'StreamOutputs', 'DisplayOutputs', 'Recorder', 'Stream', 'other_threads', 'quiet_at_exit', 'logged_to',
            'Helper', 'Capture', 'captured', 'no_input', 'makes_tasks', 'shell_class', 'restored', 'show_figures',
            'notebook_shell', 'Terminated', 'Signals', 'time_limit', 'die_with_parent', 'run_tasks', 'run_cell',
-           'write_atomically', 'save_atomically', 'notebook_language', 'check_language', 'run_cells', 'R1nbEngine',
-           'read_notebook_json', 'notebook_parameters', 'check_parameters', 'import_papermill', 'run_notebook']
+           'write_atomically', 'notebook_language', 'check_language', 'run_cells', 'R1nbEngine', 'read_notebook_json',
+           'notebook_parameters', 'check_parameters', 'run_notebook']
 
 # %% ../nbs/60_engine.ipynb #fee6cd4a
 import ast
@@ -31,9 +31,10 @@ import traceback
 import warnings
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
+from .compat import import_papermill, restore_shell, write_notebooks_with
 from .runs import Preempted, check_not_removed, rank
 from .settings import InputError, did_you_mean
 
@@ -1146,10 +1147,10 @@ def _in_use(shell) -> bool:
 @contextmanager
 def _only_shell(recorder: Recorder):
     "A new shell, the IPython of this process in this context; then the one before is restored."
-    from IPython.core.interactiveshell import InteractiveShell
+    from IPython import get_ipython
     from traitlets.config import Config
 
-    outer = InteractiveShell._instance
+    outer = get_ipython()
     if outer is not None:
         type(outer).clear_instance()
     config = Config({"HistoryManager": {"enabled": False, "hist_file": ":memory:"}})
@@ -1166,8 +1167,8 @@ def _only_shell(recorder: Recorder):
             shell.reset = lambda *_, **__: None  # a thread still runs: keep what it works with
         shell.atexit_operations()
         type(shell).clear_instance()
-        for kind in type(outer)._walk_mro() if outer is not None else []:
-            kind._instance = outer
+        if outer is not None:
+            restore_shell(outer)
 
 
 @contextmanager
@@ -1437,15 +1438,6 @@ def write_atomically(handler, text: str, path: str):
         if not special:
             part.unlink(missing_ok=True)
 
-
-def save_atomically():
-    "Make papermill save local files with `write_atomically` from now on."
-    from papermill.iorw import papermill_io
-
-    handler = papermill_io.get_handler("local")
-    if not isinstance(handler.write, partial):
-        handler.write = partial(write_atomically, handler)
-
 # %% ../nbs/60_engine.ipynb #96e70543
 AUTOSAVE = 5  # seconds
 
@@ -1594,7 +1586,7 @@ class R1nbEngine:
 
         check_language(nb)
         _cell_timeout(**kwargs)
-        save_atomically()
+        write_notebooks_with(write_atomically)
         man = NotebookExecutionManager(
             nb,
             output_path=output_path,
@@ -1687,19 +1679,6 @@ def check_parameters(notebook: str | Path, names):
     for name in names:
         if name not in valid:
             raise InputError(f"{notebook}: unknown parameter '{name}'; {did_you_mean(name, valid)}")
-
-# %% ../nbs/60_engine.ipynb #09433714
-def import_papermill():
-    "Import `papermill` without jsonschema's grammar for the formats `iri` and `iri-reference`."
-    if not {"jsonschema", "rfc3987_syntax"} & set(sys.modules):
-        sys.modules["rfc3987_syntax"] = None  # jsonschema finds it absent
-        try:
-            import jsonschema  # noqa: F401
-        finally:
-            del sys.modules["rfc3987_syntax"]
-    import papermill
-
-    return papermill
 
 # %% ../nbs/60_engine.ipynb #eee2ecef
 def run_notebook(

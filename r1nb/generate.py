@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'CLASSES', 'ALIASES', 'stage', 'parse_chain', 'worked_solution', 'by_places', 'TeacherConfig',
-           'ScriptedTeacher', 'configure', 'check', 'system_prompt', 'draw_traces', 'run_generate']
+           'ScriptedTeacher', 'check', 'system_prompt', 'draw_traces', 'run_generate']
 
 # %% ../nbs/33_generate.ipynb #010be0a5
 import json
@@ -20,8 +20,6 @@ from r1nb.models import (
     check_model,
     check_tokenizer,
     load_tokenizer,
-    prefilled,
-    restore_think,
 )
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
@@ -33,11 +31,11 @@ from r1nb.problems import (
     to_messages,
 )
 from .publish import PublishConfig, check_publish, publish
-from .recipes import load_config
 from .runs import Run, atomic_path, rank, world_size
 from .sampling import Completion, SamplingConfig, make_sampler, stream_samples
 from .settings import InputError, did_you_mean
 from .stages import Stage
+from .templates import prefilled, restore_think
 
 # %% ../nbs/33_generate.ipynb #58133ade
 def parse_chain(problem: str) -> list[tuple[str, int]]:
@@ -193,11 +191,6 @@ ALIASES = {
 }
 
 
-def configure(config=None, overrides=None):
-    "`((problems, model, sampling, teacher, publishing), written)` from a recipe and overrides."
-    return load_config(CLASSES, config, overrides, ALIASES)
-
-
 def check(
     problems: ProblemsConfig,
     model: ModelChoice,
@@ -343,7 +336,6 @@ stage = Stage(
     order=33,
     classes=CLASSES,
     aliases=ALIASES,
-    configure=configure,
     check=check,
     run=run_generate,
 )

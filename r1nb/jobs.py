@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .compat import import_papermill
 from r1nb.ranks import (
     BAD_INPUT,
     FAILED,
@@ -368,7 +369,7 @@ def listeners(run: Run):
 # %% ../nbs/63_jobs.ipynb #5a749bda
 def execute_job(job: Job) -> int:
     "Run `job` in this process, as one rank of it; returns the exit code. Messages go to stderr."
-    from r1nb.engine import Terminated, import_papermill, run_notebook
+    from r1nb.engine import Terminated, run_notebook
 
     PapermillExecutionError = import_papermill().exceptions.PapermillExecutionError
     notebook = Path(job.notebook) if job.notebook else job_notebook(job.stage)

@@ -183,7 +183,7 @@ def submit(
         )
     if (state := state_of(run)) == "queued":
         raise InputError(
-            f"{run.path} is in the queue, as job {run.manifest.get('slurm', {}).get('job')}"
+            f"{run.path} is in the queue, as job {run.manifest.get('batch', {}).get('job')}"
         )
     _, run, _ = open_job(stage, config, overrides, run_dir, force, notebook)
     if run.status == "completed":

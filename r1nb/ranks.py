@@ -17,6 +17,7 @@ import sys
 import threading
 from pathlib import Path
 
+from .compat import leave_out_shm_comm
 from .runs import Run, now, rank, under_deepspeed, wait_for_everyone, world_size
 from .scheduler import batch_job
 from .settings import InputError, did_you_mean, find_file, hub_reachable, settings
@@ -165,10 +166,7 @@ def join_ranks(in_step: bool = True) -> None:
     if torch.cuda.is_available():
         PartialState(**patience)
     elif under_deepspeed():
-        import deepspeed
-
-        # A faster way between CPU processes, which takes minutes to compile.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        leave_out_shm_comm()
         os.environ["ACCELERATE_USE_CPU"] = "false"  # or accelerate drops DeepSpeed
         PartialState(backend="gloo", **patience)
     else:

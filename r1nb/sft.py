@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['WATCHED', 'ADVICE', 'SEAL', 'LONGEST_TREE', 'LONGEST_SHARED', 'CLASSES', 'ALIASES', 'stage', 'TracesConfig',
            'as_pair', 'load_traces', 'suit_machine', 'TrainingDefaults', 'SFTConfig', 'MasterAdamW', 'RunLogger',
-           'watched', 'Progress', 'NotebookBar', 'Diverged', 'FiniteMetrics', 'check_weights', 'seal_checkpoint',
-           'is_complete', 'checkpoints', 'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'score_completions_only',
-           'Tree', 'tree_of', 'share_beginning', 'needs_master', 'train', 'save_trained', 'is_sharded', 'check_adapter',
-           'lora', 'configure', 'check_schedule', 'check', 'run_sft']
+           'watched', 'Diverged', 'FiniteMetrics', 'check_weights', 'seal_checkpoint', 'is_complete', 'checkpoints',
+           'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'Tree', 'tree_of', 'share_beginning', 'needs_master',
+           'train', 'save_trained', 'is_sharded', 'check_adapter', 'lora', 'check_schedule', 'check', 'run_sft']
 
 # %% ../nbs/42_sft.ipynb #d38ba7fc
 import copy
@@ -25,10 +24,9 @@ from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_callback import ProgressCallback
-from transformers.utils.notebook import NotebookProgressCallback
 from trl import SFTConfig as TRLSFTConfig
 
+from .compat import score_completions_only, shorten_progress
 from r1nb.models import (
     ModelChoice,
     check_model,
@@ -50,7 +48,6 @@ from r1nb.problems import (
     split_of,
     to_messages,
 )
-from .recipes import load_config
 from r1nb.runs import (
     Preempted,
     Run,
@@ -308,36 +305,6 @@ def watched(logs: dict) -> dict[str, str]:
     "The numbers of `WATCHED` in `logs`, short."
     return {name: f"{float(logs[key]):.3g}" for key, name in WATCHED.items() if key in logs}
 
-
-class Progress(ProgressCallback):
-    "transformers' progress bar, with the watched numbers at its end instead of a line a log."
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and logs:
-            self.training_bar.set_postfix(watched(logs))
-
-
-class NotebookBar(NotebookProgressCallback):
-    "The same for transformers' bar in a Jupyter kernel."
-
-    text = ""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        self.training_tracker.inner_table = None  # its head, which would stand there empty
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.training_tracker.update(state.global_step, comment=self.text)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs:
-            self.text = (
-                ", ".join(f"{name} {value}" for name, value in watched(logs).items()) or self.text
-            )
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.training_tracker.update(state.global_step, force_update=True, comment=self.text)
-
 # %% ../nbs/42_sft.ipynb #78dddc60
 class Diverged(RuntimeError):
     "The training has left the finite numbers."
@@ -461,21 +428,6 @@ def gentle_interrupt(watch: Checkpoints):
         yield
     finally:
         signal.signal(signal.SIGINT, old)
-
-# %% ../nbs/42_sft.ipynb #fd1bb8f1
-def score_completions_only() -> None:
-    "Let TRL's fused head leave masked positions out on a CPU too (it does so on devices with Triton). For the whole process."
-    import trl.trainer.utils as utils
-
-    if not hasattr(utils, "_use_triton"):
-        return  # another version of TRL: leave it alone
-    original = getattr(utils._use_triton, "original", utils._use_triton)
-
-    def valid_positions_only(device):
-        return device.type == "cpu" or original(device)
-
-    valid_positions_only.original = original
-    utils._use_triton = valid_positions_only
 
 # %% ../nbs/42_sft.ipynb #c752d5b7
 @dataclass
@@ -614,10 +566,7 @@ def train(run: Run, trainer, tokenizer) -> dict:
     trainer.args.save_total_limit = None  # ours are sealed before older ones go
     for callback in (RunLogger(run), FiniteMetrics(), watch):
         trainer.add_callback(callback)
-    for theirs, ours in ((ProgressCallback, Progress), (NotebookProgressCallback, NotebookBar)):
-        if any(type(c) is theirs for c in trainer.callback_handler.callbacks):
-            trainer.remove_callback(theirs)
-            trainer.add_callback(ours)
+    shorten_progress(trainer, watched)
     if needs_master(trainer):
         a = trainer.args
         trainer.optimizer_cls_and_kwargs = (
@@ -698,11 +647,6 @@ ALIASES = {
 }
 
 
-def configure(config=None, overrides=None):
-    "`((traces, model, training), written)` from a recipe and overrides."
-    return load_config(CLASSES, config, overrides, ALIASES)
-
-
 def check_schedule(args) -> None:
     "Raise `InputError` if the scheduler cannot be made with `lr_scheduler_kwargs`."
     from transformers import get_scheduler
@@ -775,7 +719,6 @@ stage = Stage(
     order=42,
     classes=CLASSES,
     aliases=ALIASES,
-    configure=configure,
     check=check,
     run=run_sft,
 )

@@ -30,16 +30,6 @@ def tree(folder):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    "An empty working folder; runs go to `runs` in it."
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("R1NB_RUNS", str(tmp_path / "runs"))
-    settings.settings.cache_clear()
-    yield tmp_path
-    settings.settings.cache_clear()
-
-
-@pytest.fixture
 def command(here, monkeypatch, capfd):
     "`command(*arguments)`: exit code, output and messages of `r1nb` with its jobs run in this process."
 
@@ -129,7 +119,7 @@ def test_keys_are_listed_with_their_defaults(command):
     code, out, err = command("evaluate", "--keys", "num_")
     assert (
         code == 0
-        and "--num_problems  (None)\n      How many problems" in out
+        and "--num_problems  (None)\n      Maximum number of problems" in out
         and "--temperature" not in out
     )
     assert all("num_" in line for line in out.splitlines() if line.startswith("--"))
@@ -226,7 +216,7 @@ def test_a_dataset_that_cannot_be_read(refused, here, evaluation, name, text, wo
 
 def test_traces_that_cannot_be_curated(refused, here, tiny_model):
     arguments = ["curate", "--model_name_or_path", tiny_model]
-    refused(arguments, "dataset_name: which traces?")
+    refused(arguments, "dataset_name is missing: set it to")
     (here / "t.jsonl").write_text('{"problem": "1 + 1 =", "answer": "2"}\n')
     refused(
         [*arguments, "--dataset_name", "t.jsonl"],

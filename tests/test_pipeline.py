@@ -273,7 +273,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     process.send_signal(signal.SIGINT)
     result = stopped(process, job)
     assert result.code == 130 and result.seconds < 60
-    assert "interrupted" in result.err and "the same command goes on" in result.err
+    assert "interrupted" in result.err and "the same command resumes" in result.err
     assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "interrupted"
     the_record_is_whole("KeyboardInterrupt")
 
@@ -469,7 +469,7 @@ EARLY = {
     "sys.exit": ("import sys; sys.exit(0)", "ended it early (sys.exit"),
     "SystemExit": ("raise SystemExit", "ended it early (sys.exit"),
     "quit": ("quit()", "ended it early (sys.exit"),
-    "os._exit": ("import os; os._exit(0)", "without saying how: os._exit"),
+    "os._exit": ("import os; os._exit(0)", "without reporting a result: os._exit"),
     "forgotten": (None, "nothing left its `with running(run)`"),
     "empty": ("run.update(status='created')\nwith running(run): pass", "there is nothing in"),
 }

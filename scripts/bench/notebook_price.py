@@ -32,8 +32,9 @@ import time
 from pathlib import Path
 begin = time.time()
 from r1nb.runs import Run, rank, running
-from r1nb.sft import configure, run_sft
-(traces, model, args), _ = configure(recipe)
+from r1nb.recipes import configure
+from r1nb.sft import run_sft, stage
+(traces, model, args), _ = configure(stage, recipe)
 run = Run(folder)
 with running(run) as summary: summary.update(run_sft(run, traces, model, args))
 if rank() == 0: Path(mark).write_text(f'{begin} {time.time()}')
