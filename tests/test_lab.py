@@ -254,7 +254,7 @@ def test_a_job_that_is_sent_away_outlives_the_kernel(kernel, recipe, tmp_path):
     looked = kernel.run(
         "watch(job, every=0.5)", lambda m: sum(k == "update_display_data" for k, _ in m) > 2
     )
-    assert not errors(looked) and "not watched any more; the job goes on" in printed(looked)
+    assert not errors(looked) and "stopped watching; the job continues" in printed(looked)
     assert re.fullmatch("'(starting|running)'", looked[-1][1]["data"]["text/plain"])
     process = launcher(Run(tmp_path / "run"))
     kernel.close()  # the last test that needs it
@@ -283,7 +283,7 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     folder = tmp_path / "run"
-    with pytest.raises(InputError, match="no time limit"):
+    with pytest.raises(InputError, match="not a Slurm time limit"):
         submit("sft", str(recipe), run_dir=folder, slurm=True, time="soon")
     assert not folder.exists()
     run = submit(
