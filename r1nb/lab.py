@@ -27,12 +27,15 @@ if in_kernel():
 
 from transformers import TrainerCallback
 
-from .launch import STAGES, Job, job_environment, open_job, ranks_of, run_folder, stage_of
+from .jobs import Job, open_job, ranks_of, run_folder, stage_of
+from .ranks import job_environment
 from .recipes import build, parse_overrides
 from .report import curves, last_metric
 from .runs import Run, _process_start, find_run, process_mark, write_text
+from .scheduler import state_of
 from .settings import InputError, did_you_mean
-from .slurm import SlurmOptions, batch_script, state_of
+from .slurm import SlurmOptions, batch_script
+from .stages import all_stages
 
 # %% ../nbs/71_lab.ipynb #45bb3897
 class Place:
@@ -98,7 +101,10 @@ class LivePlot(TrainerCallback):
         self.draw(state, now=True)
 
 # %% ../nbs/71_lab.ipynb #ffea8757
-LAUNCH = "import json, sys; from r1nb.launch import Job, guarded, start_job; sys.exit(guarded(lambda: start_job(Job(**json.loads(sys.argv[1])))))"
+LAUNCH = (
+    "import json, sys; from r1nb.jobs import Job, guarded, start_job; "
+    "sys.exit(guarded(lambda: start_job(Job(**json.loads(sys.argv[1])))))"
+)
 _children = []  # kept, so that python does not complain of children that outlive their object
 
 
@@ -177,7 +183,7 @@ def submit(
         )
     if (state := state_of(run)) == "queued":
         raise InputError(
-            f"{run.path} is in the queue, as job {run.manifest.get('slurm', {}).get('job')}"
+            f"{run.path} is in the queue, as job {run.manifest.get('batch', {}).get('job')}"
         )
     _, run, _ = open_job(stage, config, overrides, run_dir, force, notebook)
     if run.status == "completed":
@@ -300,8 +306,8 @@ def parse_line(line: str) -> tuple[str | None, MagicOptions, dict, dict]:
     "`(stage, options, options of Slurm, keys of the recipe)` of a `%run_job` line. Raises `InputError`."
     words = shlex.split(line)
     stage = words.pop(0) if words and not words[0].startswith("-") else None
-    if stage and stage not in STAGES:
-        raise InputError(f"%run_job: unknown stage '{stage}'; {did_you_mean(stage, STAGES)}")
+    if stage and stage not in all_stages():
+        raise InputError(f"%run_job: unknown stage '{stage}'; {did_you_mean(stage, all_stages())}")
     given = parse_overrides(words)
 
     def take(cls):

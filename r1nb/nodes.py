@@ -19,18 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from r1nb.launch import (
-    DISTRIBUTED,
-    STAGES,
-    Job,
-    count_gpus,
-    driver_gpus,
-    job_notebook,
-    local_inputs,
-    stage_module,
-)
-from .recipes import read_stage
+from .jobs import Job, local_inputs
+from .ranks import count_gpus, driver_gpus
+from .recipes import configure, read_stage
 from .runs import Run, fingerprint, now, package_versions
+from .stages import all_stages, find_stage, job_notebook, load_stage
 
 # %% ../nbs/65_nodes.ipynb #fe7e5801
 NEED_MIB = 500  # free, in the run folder and for temporary files
@@ -51,8 +44,8 @@ def node_name() -> str:
 
 def recipe_of(job: Job) -> dict:
     "The keys of `job`'s recipe, as far as they are known without importing a trainer: of stages that train, as they are written."
-    if job.stage in STAGES and job.stage not in DISTRIBUTED:
-        return stage_module(job.stage).configure(job.config, job.overrides)[1]
+    if job.stage in all_stages() and find_stage(job.stage).ranks != "train":
+        return configure(load_stage(job.stage), job.config, job.overrides)[1]
     written = (
         job.config if isinstance(job.config, dict) else read_stage(job.config) if job.config else {}
     )
@@ -82,11 +75,12 @@ def look_at_node(
         json.dumps(recipe, sort_keys=True, default=str).encode()
     ).hexdigest()[:16]
     files = {
-        "notebook": job.notebook or (str(job_notebook(job.stage)) if job.stage in STAGES else None),
+        "notebook": job.notebook
+        or (str(job_notebook(job.stage)) if job.stage in all_stages() else None),
         "accelerator": accelerator,
     }
     try:
-        files |= local_inputs(recipe)
+        files |= local_inputs(recipe, find_stage(job.stage).reads)
     except Exception:
         pass
     for name, path in files.items():

@@ -6,7 +6,7 @@
 __all__ = ['LOCK', 'PACKAGES', 'STATES', 'SPARE', 'finished', 'process_mark', 'clean_run', 'was_removed', 'check_not_removed',
            'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision', 'hardware',
            'fingerprint', 'now', 'read_manifest', 'plain', 'config_difference', 'rank', 'world_size', 'under_deepspeed',
-           'shared', 'wait_for_everyone', 'Preempted', 'queue', 'recent_queue', 'Run', 'batch_job', 'locked', 'claim',
+           'shared', 'wait_for_everyone', 'Preempted', 'Scheduler', 'use_scheduler', 'Run', 'locked', 'claim',
            'release', 'interrupt', 'open_run', 'check_writable', 'in_kernel', 'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
@@ -406,7 +406,7 @@ _TYPES = {
     "packages": dict,
     "hardware": dict,
     "summary": dict,
-    "slurm": dict,
+    "batch": dict,
 }
 _KINDS = {
     str: "a text",
@@ -440,8 +440,8 @@ def _wrong_field(m) -> str | None:
             return f"{key}: {str(m[key])[:60]!r} is not {_KINDS[kind]}"
     if "pid" in m and m["pid"] < 1:
         return f"pid: {m['pid']} is not the number of a process"
-    if "job" in (s := m.get("slurm", {})) and not _fits(s["job"], int):
-        return f"slurm.job: {str(s['job'])[:60]!r} is not the number of a job"
+    if "job" in (s := m.get("batch", {})) and not _fits(s["job"], int):
+        return f"batch.job: {str(s['job'])[:60]!r} is not the number of a job"
     for key, v in m.get("inputs", {}).items():
         if not isinstance(v, dict) or not all(
             isinstance(v.get(k), str) for k in ("path", "sha256")
@@ -541,37 +541,23 @@ class Preempted(BaseException):
     "The job was asked to end by somebody who will start it again: a scheduler, a signal."
 
 # %% ../nbs/01_runs.ipynb #817d3f28
-def queue() -> dict[int, str] | None:
-    "Job number → state (`PENDING`, `RUNNING`, ...) of the batch jobs that Slurm has; None where there is no Slurm, or where it does not answer."
-    env = {
-        k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")
-    }  # a person's own view of the queue
-    try:
-        done = subprocess.run(
-            ["squeue", "--all", "--array", "--noheader", "--format=%A %T"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=env,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode:
-        return None
-    rows = [line.split() for line in done.stdout.splitlines()]
-    return {int(r[0]): r[1] for r in rows if len(r) == 2 and r[0].isdigit()}
+class Scheduler:
+    "What runs need to know from a batch scheduler. This one stands for a machine without any."
+
+    def this_job(self) -> int | None:
+        "The number of the batch job that this process belongs to; None outside of one."
+
+    def jobs(self) -> dict[int, str] | None:
+        "Job number → state of the jobs in the queue; None if that is not known."
 
 
-_answered = (-math.inf, None)  # when the queue answered, and what
+_scheduler = Scheduler()
 
 
-def recent_queue(age: float = 2.0) -> dict[int, str] | None:
-    "`queue()` as it was at most `age` seconds ago."
-    global _answered
-    if time.monotonic() - _answered[0] > age:
-        jobs = queue()
-        _answered = time.monotonic(), jobs
-    return _answered[1]
+def use_scheduler(scheduler: Scheduler) -> None:
+    "Let every `Run` ask `scheduler`; see the module scheduler for Slurm's."
+    global _scheduler
+    _scheduler = scheduler
 
 # %% ../nbs/01_runs.ipynb #a037ca50
 class Run:
@@ -609,14 +595,14 @@ class Run:
             m = self.manifest
         except InputError:
             return "damaged"
-        state, job = m.get("status", "absent"), m.get("slurm", {}).get("job")
+        state, job = m.get("status", "absent"), m.get("batch", {}).get("job")
         if state != "running":
             return state
         if m.get("host") == socket.gethostname():
             start = _process_start(m.get("pid"))
             gone = start is None or start != m.get("process_start")
         else:
-            gone = job is not None and (jobs := recent_queue()) is not None and job not in jobs
+            gone = job is not None and (jobs := _scheduler.jobs()) is not None and job not in jobs
         return "interrupted" if gone else state
 
     @property
@@ -624,8 +610,8 @@ class Run:
         "Whether the run is running, and not as the batch job that this process belongs to."
         if self.status != "running":
             return False
-        job = self.manifest.get("slurm", {}).get("job")
-        return job is None or job != batch_job()
+        job = self.manifest.get("batch", {}).get("job")
+        return job is None or job != _scheduler.this_job()
 
     @property
     def mine(self) -> bool:
@@ -669,15 +655,6 @@ class Run:
             rows.setdefault((r["step"], "eval_loss" in r), {}).update(r)
         return [rows[k] for k in sorted(rows)]
 
-# %% ../nbs/01_runs.ipynb #3737a22a
-def batch_job() -> int | None:
-    "The number of the Slurm job whose batch script started this process, or None."
-    return (
-        int(os.environ["SLURM_JOB_ID"])
-        if "R1NB_STAGE" in os.environ and "SLURM_JOB_ID" in os.environ
-        else None
-    )
-
 # %% ../nbs/01_runs.ipynb #4597ebd5
 SPARE = 1 << 16  # bytes that a lock file keeps
 # run folder → (process, descriptor of its lock file; -1 where there are no locks)
@@ -716,7 +693,7 @@ def _busy(run) -> InputError:
     if not m:
         with suppress(OSError, ValueError):
             m = json.loads((run.path / LOCK).read_text())
-    job = (m.get("slurm") or {}).get("job")
+    job = (m.get("batch") or {}).get("job")
     return InputError(
         f"{run.path} is being run by process {m.get('pid', '?')} on {m.get('host', '?')}"
         + (f", batch job {job}" if job else "")
@@ -732,7 +709,10 @@ def _take_lock(run, wait: float = 10.0) -> int:
         if run.in_other_hands:
             raise _busy(run)
         if time.monotonic() > end:
-            if batch_job() and run.manifest.get("slurm", {}).get("job") == batch_job():
+            if (
+                _scheduler.this_job()
+                and run.manifest.get("batch", {}).get("job") == _scheduler.this_job()
+            ):
                 return -1  # our own job's, on a node that has died
             raise _busy(run)
         time.sleep(0.05)
@@ -950,7 +930,11 @@ def open_run(
         write_text(
             run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         )
-        job = {"slurm": {**old.get("slurm", {}), "job": batch_job()}} if batch_job() else {}
+        job = (
+            {"batch": {**old.get("batch", {}), "job": _scheduler.this_job()}}
+            if _scheduler.this_job()
+            else {}
+        )
         run.update(
             stage=stage,
             name=run.path.name,

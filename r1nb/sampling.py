@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
+from .compat import end_engine, unsharded
 from r1nb.models import (
     ModelChoice,
     check_finite,
@@ -30,7 +31,6 @@ from r1nb.models import (
     load_tokenizer,
     on_this_gpu,
     resolve_model,
-    unsharded,
 )
 from .runs import append_jsonl, rank, read_log, world_size
 from .settings import InputError, did_you_mean
@@ -445,7 +445,7 @@ class VLLMSampler:
 
     def close(self):
         "End the engine and give its memory back."
-        self.llm.llm_engine.engine_core.shutdown()
+        end_engine(self.llm)
 
 # %% ../nbs/22_sampling.ipynb #d3ac053e
 class Servers:

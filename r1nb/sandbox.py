@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BOX', 'WORK', 'GUARANTEES', 'LANGUAGES', 'COMPILING', 'REQUEST', 'Limits', 'Result', 'refused_calls',
-           'seccomp_filter', 'Walls', 'guarantees', 'missing_guarantees', 'run_command', 'Language', 'language_name',
-           'Program', 'run_program', 'start_worker', 'Worker', 'WorkerPool', 'OnePool', 'lock_filter', 'lock_down',
-           'hide_process', 'serve_forks']
+           'seccomp_filter', 'Isolation', 'guarantees', 'missing_guarantees', 'run_command', 'Language',
+           'language_name', 'Program', 'run_program', 'start_worker', 'Worker', 'WorkerPool', 'OnePool', 'lock_filter',
+           'lock_down', 'hide_process', 'serve_forks']
 
 # %% ../nbs/10_sandbox.ipynb #6b897150
 import atexit
@@ -38,7 +38,7 @@ from .settings import InputError, did_you_mean
 # %% ../nbs/10_sandbox.ipynb #ebf39776
 @dataclass(frozen=True)
 class Limits:
-    "What one run of a program may use. Beyond it the program is ended."
+    "What one run of a program may use. A program that exceeds a limit is killed."
 
     wall_seconds: float = 10.0
     cpu_seconds: int = 5  # each process
@@ -47,11 +47,14 @@ class Limits:
     output_kib: int = 1024  # standard output, and as much standard error
     processes: int = 32  # threads count too
 
-
+# %% ../nbs/10_sandbox.ipynb #8aead167
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: `status` is ok, error (an exit code), time, memory, output, compile (it never
-    ran), or killed (by a signal, or for more processes and threads than allowed)."""
+    """How a run ended.
+
+    `status`: ok; error (an exit code other than 0); time, memory or output (a limit was exceeded);
+    compile (it did not compile and was not run); killed (by a signal, or for too many processes and
+    threads)."""
 
     status: str
     stdout: str = ""
@@ -60,7 +63,7 @@ class Result:
     seconds: float = 0.0
 
 # %% ../nbs/10_sandbox.ipynb #4bf46f0c
-BOX, WORK = "/r1nb.box", "/r1nb.work"  # where the program lies, read-only, and where it starts
+BOX, WORK = "/r1nb.box", "/r1nb.work"  # the program's folder, read-only, and where it starts
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
 _VISIBLE = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -76,31 +79,33 @@ def _readonly(paths) -> list[str]:
             options += ["--ro-bind", str(path), str(path)]
     return options
 
-
+# %% ../nbs/10_sandbox.ipynb #5dba3bc0
 def _is_private(folder: Path) -> bool:
-    "Whether `folder` may hold more than an installation: a home, a checkout, what is above."
-    folder, inside = folder.resolve(), {Path(tempfile.gettempdir()).resolve(), Path("/home/x")}
+    "Whether `folder` may contain private files: a home, a checkout, or a parent of one."
+    folder = folder.resolve()
+    homes = (Path("/home"), Path("/root"), Path("/Users"))
+    if folder in homes:
+        return True
+    if folder.parent in homes and folder.parent.name != "root":
+        return True
+    if os.path.exists(folder / ".git"):
+        return True
+    below = {Path(tempfile.gettempdir()).resolve(), Path("/home/x")}
     for find in (Path.home, Path.cwd, lambda: Path(pwd.getpwuid(os.getuid()).pw_dir)):
         try:
-            inside.add(find().resolve())
+            below.add(find().resolve())
         except (OSError, KeyError, RuntimeError):
             pass  # no such folder, or no such user
-    homes = (Path("/home"), Path("/root"), Path("/Users"))
-    return (
-        folder in homes
-        or folder.parent in homes
-        and folder.parent.name != "root"
-        or os.path.exists(folder / ".git")
-        or any(folder in (p, *p.parents) for p in inside)
-    )
+    return any(folder in (p, *p.parents) for p in below)
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa12
 def _in_usr(path) -> bool:
+    "Whether `path` is /usr or below it, which is always shown."
     return str(path) == "/usr" or str(path).startswith("/usr/")
 
 
 def _links(path: str) -> list[str]:
-    "`path`, and all that it is a symbolic link to, one after the other."
+    "`path` and the targets of its chain of symbolic links."
     hops = [path]
     while os.path.islink(hops[-1]) and len(hops) < 40:
         hops.append(os.path.join(os.path.dirname(hops[-1]), os.readlink(hops[-1])))
@@ -110,29 +115,26 @@ def _links(path: str) -> list[str]:
 def _python_parts() -> list[str]:
     "Files and folders that this Python cannot do without."
     library = sysconfig.get_config_var("INSTSONAME") or ""
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    parts = [
-        *_links(sys.executable),
-        f"{sys.prefix}/pyvenv.cfg",
-        *(sysconfig.get_path(name) for name in names),
-    ]
+    parts = [*_links(sys.executable), f"{sys.prefix}/pyvenv.cfg"]
+    parts += map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
     if library.startswith("libpython"):
         parts.append(f"{sys.base_prefix}/lib/{library}")
     return [p for p in parts if not _in_usr(p) and not _is_private(Path(p))]
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa1d
 def _tool_folder(tool: str) -> list[str]:
-    "What shows the program `tool`: nothing below /usr, else its installation, or the file alone."
+    "The folder or file to show for the program `tool`; none if it is below /usr."
     real = Path(shutil.which(tool) or "/usr").resolve()
     if _in_usr(real):
         return []
-    home, marks = real.parent.parent, ("conda-meta", "include/node", "lib/node_modules", "lib/gcc")
-    own = real.parent.name == "bin" and any(os.path.exists(home / m) for m in marks)
-    return [str(home if own and not _is_private(home) else real)]
+    prefix = real.parent.parent
+    signs = ("conda-meta", "include/node", "lib/node_modules", "lib/gcc")
+    installed = real.parent.name == "bin" and any(os.path.exists(prefix / s) for s in signs)
+    return [str(prefix if installed and not _is_private(prefix) else real)]
 
 
 def _packages() -> list[str]:
-    "Folders of installed packages outside the interpreter's own: PYTHONPATH's, or a user's."
+    "Folders of packages outside the interpreter's own folders: of PYTHONPATH, or of the user."
     own = ("/usr/", *(f"{p}/" for p in (sys.prefix, sys.base_prefix)))
     named = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
     return [p for p in named if not p.startswith(own) and Path(p).is_dir()]
@@ -152,7 +154,7 @@ def _programs() -> list[str]:
 
 
 def _command_path(tool: str) -> str:
-    "How `tool` is called inside: by its name if it is found there, else by where it lies."
+    "How `tool` is called inside: by its name if it is on the PATH there, else by its path."
     path = Path(shutil.which(tool) or tool)
     if not path.is_absolute() or str(path.parent) in _PATH.split(":"):
         return tool
@@ -173,14 +175,34 @@ def _spare_uid() -> int | None:
     count = min(count, 2**31 - first)
     return first + count // 2 + secrets.randbelow(count // 2) if count >= 2**16 else None
 
+# %% ../nbs/10_sandbox.ipynb #caf3c6b9
+def _user_options(uid: int | None) -> list[str]:
+    "Namespaces, and the user: root (until `_become`) if there is a `uid`, else nobody."
+    if uid is None:
+        namespaces = ["--unshare-all", "--unshare-user", *_userns_option()]
+        return [*namespaces, "--uid", "65534", "--gid", "65534"]
+    options = [f"--unshare-{name}" for name in ("ipc", "pid", "net", "uts", "cgroup-try")]
+    for right in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):  # for setpriv, which drops them
+        options += ["--cap-add", right]
+    return options
+
+
+def _become(uid: int) -> list[str]:
+    "The setpriv command in front of a program that makes root user `uid`, without capabilities."
+    user = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    rights = ["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
+    return ["setpriv", *user, *rights, "--"]
+
 # %% ../nbs/10_sandbox.ipynb #c5e0aa1c
 @cache
-def _shown(*_environment: str | None) -> tuple[str, ...]:
-    "The options that show the system and the interpreters, for such a PATH, HOME and folder."
+def _visible_options(*_environment: str | None) -> tuple[str, ...]:
+    """bubblewrap options that show the system and the interpreters.
+
+    The arguments are PATH, HOME and the current folder, on which the result depends."""
     paths = [*_VISIBLE, *_programs()]
     above = dict.fromkeys(str(f) for p in paths for f in reversed([*Path(p).parents][:-1]))
     folders = ["/usr", *_SYSTEM, *paths]
-    if not os.geteuid():  # bubblewrap's own are root's alone
+    if not os.geteuid():  # folders that bubblewrap creates are readable by root only
         return (*(o for f in above for o in ("--perms", "0755", "--dir", f)), *_readonly(folders))
     return tuple(_readonly(folders))
 
@@ -194,7 +216,7 @@ def _current() -> str:
 
 
 def _devices(tmpfs: list[str]) -> list[str]:
-    "A `/dev` without terminals, and without `/dev/zero`, which makes uncounted shared memory."
+    "A `/dev` without terminals and `/dev/zero`, which gives shared memory that no limit counts."
     options = ["--tmpfs", "/dev", "--symlink", "/proc/self/fd", "/dev/fd"]
     for name in ("null", "full", "random", "urandom"):
         options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
@@ -204,72 +226,47 @@ def _devices(tmpfs: list[str]) -> list[str]:
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa1b
 def _bubblewrap(box: str, limits: Limits, writable_box: bool, uid: int | None) -> list[str]:
-    "The bubblewrap command; inside is user `uid` (asked by root), or nobody in a user namespace."
-    tmpfs, after = ["--size", str(limits.disk_mib << 20), "--tmpfs"], []
-    if uid is None:
-        user = [
-            "--unshare-all",
-            "--unshare-user",
-            *_userns_option(),
-            "--uid",
-            "65534",
-            "--gid",
-            "65534",
-        ]
-    else:
-        user = [
-            "--unshare-ipc",
-            "--unshare-pid",
-            "--unshare-net",
-            "--unshare-uts",
-            "--unshare-cgroup-try",
-        ]
-        for right in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
-            user += ["--cap-add", right]
+    """The bubblewrap command to put in front of a program whose folder is `box`.
+
+    `uid`: the user inside, where we are root; `None`: nobody, in a user namespace."""
+    tmpfs = ["--size", str(limits.disk_mib << 20), "--tmpfs"]
+    if uid is not None:
         tmpfs = ["--perms", "0777", *tmpfs]
-        after = [
-            "setpriv",
-            f"--reuid={uid}",
-            f"--regid={uid}",
-            "--clear-groups",
-            "--inh-caps=-all",
-            "--ambient-caps=-all",
-            "--bounding-set=-all",
-            "--",
-        ]
-    bind = "--bind" if writable_box else "--ro-bind"
-    return [
-        "bwrap",
-        *user,
-        "--hostname",
-        "sandbox",
-        "--die-with-parent",
-        "--new-session",
-        "--clearenv",
-        *_shown(os.environ.get("PATH"), os.environ.get("HOME"), _current()),
-        "--proc",
-        "/proc",
-        "--remount-ro",
-        "/proc",
+    variables = _environment(WORK).items()
+    options = [
+        *_user_options(uid),
+        *("--hostname", "sandbox", "--die-with-parent", "--new-session", "--clearenv"),
+        *_visible_options(os.environ.get("PATH"), os.environ.get("HOME"), _current()),
+        *("--proc", "/proc", "--remount-ro", "/proc"),
         *_devices(tmpfs),
-        bind,
-        box,
-        BOX,
-        *tmpfs,
-        WORK,
-        "--chdir",
-        WORK,
-        "--remount-ro",
-        "/",
-        *(o for k, v in _environment(WORK).items() for o in ("--setenv", k, v)),
-        "--",
-        *after,
+        *("--bind" if writable_box else "--ro-bind", box, BOX),
+        *(*tmpfs, WORK, "--chdir", WORK),
+        *("--remount-ro", "/"),
+        *(o for name, value in variables for o in ("--setenv", name, value)),
     ]
+    return ["bwrap", *options, "--", *([] if uid is None else _become(uid))]
+
+
+def _environment(home: str) -> dict[str, str]:
+    "The whole environment that a program gets."
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {"PATH": _PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", **threads}
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa15
+def _make_readable(box: str) -> None:
+    "Let other users read the folder `box`, whatever the umask was."
+    for folder, _, files in os.walk(box):
+        os.chmod(folder, os.stat(folder).st_mode | 0o555)
+        for path in (os.path.join(folder, f) for f in files):
+            if os.path.islink(path):
+                continue
+            mode = os.stat(path).st_mode
+            os.chmod(path, mode | (0o555 if mode & 0o100 else 0o444))
+
+
 @cache
-def _becomes_another() -> bool:
-    "Whether we are root and can run programs as a user that nobody else is. Tried out once."
+def _can_switch_user() -> bool:
+    "Whether we are root and can run programs as an unused user. Tried once."
     if os.geteuid() or not seccomp_filter() or not shutil.which("setpriv") or not _spare_uid():
         return False
     with tempfile.TemporaryDirectory() as box:
@@ -283,63 +280,46 @@ def _becomes_another() -> bool:
             return False
 
 
-def _make_readable(box: str) -> None:
-    "Let other users read the folder `box`, whatever the umask was."
-    for folder, _, files in os.walk(box):
-        os.chmod(folder, os.stat(folder).st_mode | 0o555)
-        for path in (os.path.join(folder, f) for f in files):
-            if os.path.islink(path):
-                continue
-            mode = os.stat(path).st_mode
-            os.chmod(path, mode | (0o555 if mode & 0o100 else 0o444))
-
-
-def _walls(box: str, limits: Limits, writable_box: bool) -> list[str]:
-    "The bubblewrap command in front of a program that lies in the folder `box`. See `Walls`."
-    return _bubblewrap(box, limits, writable_box, _spare_uid() if _becomes_another() else None)
+def _isolation_command(box: str, limits: Limits, writable_box: bool) -> list[str]:
+    "The bubblewrap command in front of a program in the folder `box`. See `Isolation`."
+    return _bubblewrap(box, limits, writable_box, _spare_uid() if _can_switch_user() else None)
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa16
-def _environment(home: str) -> dict[str, str]:
-    "All the environment a program gets."
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return {"PATH": _PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", **threads}
-
-
 def _quota(limits: Limits, address_space: bool, count_processes: bool) -> list[str]:
     "The prlimit command in front of a program."
-    cpu, size = f"--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 1}", limits.disk_mib << 20
-    return [
-        "prlimit",
-        cpu,
-        f"--fsize={size}",
-        "--nofile=256",
-        "--core=0",
-        *([f"--as={limits.memory_mib << 20}"] if address_space else []),
-        *([f"--nproc={limits.processes}"] if count_processes else []),
-        "--",
-    ]
+    seconds = limits.cpu_seconds
+    options = [f"--cpu={seconds}:{seconds + 1}", f"--fsize={limits.disk_mib << 20}"]
+    options += ["--nofile=256", "--core=0"]
+    if address_space:
+        options.append(f"--as={limits.memory_mib << 20}")
+    if count_processes:
+        options.append(f"--nproc={limits.processes}")
+    return ["prlimit", *options, "--"]
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa02
 # Refused system calls by reason; a name, then its number on x86_64 and on aarch64 (-: none).
 _REFUSED = {
-    "reach into another process": "ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, pidfd_getfd 438 438, "
-    "kcmp 312 272, process_madvise 440 440, process_mrelease 448 448, move_pages 279 239, "
-    "perf_event_open 298 241",
-    "hold memory that no limit counts": "memfd_create 319 279, memfd_secret 447 447, shmget 29 194, shmat 30 196, shmctl 31 195, "
-    "msgget 68 186, msgsnd 69 189, semget 64 190, semctl 66 191, mq_open 240 180, "
-    "vmsplice 278 75, io_setup 206 0, io_uring_setup 425 425, io_uring_enter 426 426, "
-    "io_uring_register 427 427, inotify_init 253 -, inotify_init1 294 26, "
-    "fanotify_init 300 262, add_key 248 217, request_key 249 218, keyctl 250 219",
-    "change what it can see": "unshare 272 97, setns 308 268, mount 165 40, umount2 166 39, pivot_root 155 41, "
-    "chroot 161 51, open_tree 428 428, move_mount 429 429, fsopen 430 430, fsconfig 431 431, "
-    "fsmount 432 432, fspick 433 433, mount_setattr 442 442, name_to_handle_at 303 264, "
-    "open_by_handle_at 304 265, sethostname 170 161, setdomainname 171 162",
-    "touch the machine": "bpf 321 280, userfaultfd 323 282, reboot 169 142, kexec_load 246 104, "
+    "access another process": "ptrace 101 117, process_vm_readv 310 270, "
+    "process_vm_writev 311 271, pidfd_getfd 438 438, kcmp 312 272, process_madvise 440 440, "
+    "process_mrelease 448 448, move_pages 279 239, perf_event_open 298 241",
+    "allocate memory that no limit counts": "memfd_create 319 279, memfd_secret 447 447, "
+    "shmget 29 194, shmat 30 196, shmctl 31 195, msgget 68 186, msgsnd 69 189, semget 64 190, "
+    "semctl 66 191, mq_open 240 180, vmsplice 278 75, io_setup 206 0, io_uring_setup 425 425, "
+    "io_uring_enter 426 426, io_uring_register 427 427, inotify_init 253 -, "
+    "inotify_init1 294 26, fanotify_init 300 262, add_key 248 217, request_key 249 218, "
+    "keyctl 250 219",
+    "change what it can see": "unshare 272 97, setns 308 268, mount 165 40, umount2 166 39, "
+    "pivot_root 155 41, chroot 161 51, open_tree 428 428, move_mount 429 429, fsopen 430 430, "
+    "fsconfig 431 431, fsmount 432 432, fspick 433 433, mount_setattr 442 442, "
+    "name_to_handle_at 303 264, open_by_handle_at 304 265, sethostname 170 161, "
+    "setdomainname 171 162",
+    "change the machine": "bpf 321 280, userfaultfd 323 282, reboot 169 142, kexec_load 246 104, "
     "kexec_file_load 320 294, init_module 175 105, finit_module 313 273, "
-    "delete_module 176 106, iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, acct 163 89, swapon 167 224, "
-    "swapoff 168 225, quotactl 179 60, quotactl_fd 443 443, settimeofday 164 170, "
-    "clock_settime 227 112, clock_adjtime 305 266, adjtimex 159 171, syslog 103 116, "
-    "vhangup 153 58, nfsservctl 180 42, lookup_dcookie 212 18, migrate_pages 256 238",
+    "delete_module 176 106, iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, "
+    "acct 163 89, swapon 167 224, swapoff 168 225, quotactl 179 60, quotactl_fd 443 443, "
+    "settimeofday 164 170, clock_settime 227 112, clock_adjtime 305 266, adjtimex 159 171, "
+    "syslog 103 116, vhangup 153 58, nfsservctl 180 42, lookup_dcookie 212 18, "
+    "migrate_pages 256 238",
 }
 _NEWEST = 450  # set_mempolicy_home_node, of Linux 5.17
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH_...
@@ -352,13 +332,19 @@ _REFUSED_ARGUMENTS = {
 }
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa03
-def refused_calls(machine: str | None = None) -> dict[str, int]:
-    "Name → number of each refused system call on `machine` (default: this one); empty if unknown."
-    if (machine or platform.machine()) not in _MACHINES:
-        return {}
-    column, _ = _MACHINES[machine or platform.machine()]
-    rows = [entry.split() for group in _REFUSED.values() for entry in group.split(", ")]
+def _numbers(table: dict[str, str], machine: str) -> dict[str, int]:
+    "Name → number on `machine` of the calls in a table such as `_REFUSED`."
+    column, _ = _MACHINES[machine]
+    rows = [entry.split() for group in table.values() for entry in group.split(", ")]
     return {name: int(row[column]) for name, *row in rows if row[column] != "-"}
+
+
+def refused_calls(machine: str | None = None) -> dict[str, int]:
+    """Name → number of each refused system call on `machine` (default: this one).
+
+    Empty if the machine is unknown: there is no filter for it."""
+    machine = machine or platform.machine()
+    return _numbers(_REFUSED, machine) if machine in _MACHINES else {}
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa06
 _LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
@@ -366,14 +352,30 @@ _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 
 
 def _refuse(error: int) -> tuple[int, int, int, int]:
-    "The instruction that ends the filter: the call returns `error`."
+    "The instruction that makes the call return `error` (SECCOMP_RET_ERRNO)."
     return _RETURN, 0, 0, 0x00050000 | error
 
 
+def _refuse_call(number: int, error: int = errno.EPERM) -> list[tuple]:
+    "Instructions that make call `number` return `error`."
+    return [(_IF_EQUAL, 0, 1, number), _refuse(error)]
+
+
 def _check_argument(number: int, argument: int, tests: list, otherwise: int) -> list[tuple]:
-    "Instructions for call `number`: the first of `tests` decides, or else `otherwise`."
+    "Instructions for call `number`: the first of `tests` that applies decides, else `otherwise`."
     body = [(_LOAD, 0, 0, 16 + 8 * argument), *tests, (_RETURN, 0, 0, otherwise)]
     return [(_IF_EQUAL, 0, len(body), number), *body]
+
+
+def _assemble(checks: list[tuple], machine: str) -> bytes:
+    """The filter of `checks` for `machine`, as the kernel reads it.
+
+    Calls in another architecture's numbering kill the process; what no check decides is allowed."""
+    _, architecture = _MACHINES[machine]
+    start = [(_LOAD, 0, 0, 4), (_IF_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
+    load_number = (_LOAD, 0, 0, 0)
+    whole = [*start, load_number, *checks, (_RETURN, 0, 0, _ALLOW)]
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in whole)
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa07
 @cache
@@ -382,28 +384,27 @@ def seccomp_filter(machine: str | None = None) -> bytes:
     machine = machine or platform.machine()
     if machine not in _MACHINES:
         return b""
-    column, audit = _MACHINES[machine]
-    program = [(_LOAD, 0, 0, 4), (_IF_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
-    program += [(_IF_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]  # x32
+    column, _ = _MACHINES[machine]
+    checks = [(_IF_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]  # x32
     for number in refused_calls(machine).values():
-        program += [(_IF_EQUAL, 0, 1, number), _refuse(errno.EPERM)]
-    program += [(_IF_EQUAL, 0, 1, 435), _refuse(errno.ENOSYS)]  # clone3
-    program += [(_IF_AT_LEAST, 0, 1, _NEWEST + 1), _refuse(errno.ENOSYS)]
+        checks += _refuse_call(number)
+    checks += _refuse_call(435, errno.ENOSYS)  # clone3
+    checks += [(_IF_AT_LEAST, 0, 1, _NEWEST + 1), _refuse(errno.ENOSYS)]
     for numbers, argument, mask, values, error in _REFUSED_ARGUMENTS.values():
         tests = [(_AND, 0, 0, mask)]
         for value in values:
             tests += [(_IF_EQUAL, 0, 1, value), _refuse(error)]
-        program += _check_argument(numbers[column], argument, tests, _ALLOW)
+        checks += _check_argument(numbers[column], argument, tests, _ALLOW)
     namespaces = [(_IF_ANY_BIT, 0, 1, _NAMESPACES), _refuse(errno.EPERM)]
-    program += _check_argument((56, 220)[column], 0, namespaces, _ALLOW)  # clone
+    checks += _check_argument((56, 220)[column], 0, namespaces, _ALLOW)  # clone
+    unix = [(_IF_EQUAL, 0, 1, 1), (_RETURN, 0, 0, _ALLOW)]  # AF_UNIX, the only family allowed
     for number in ((41, 53), (198, 199))[column]:  # socket, socketpair
-        unix = [(_IF_EQUAL, 0, 1, 1), (_RETURN, 0, 0, _ALLOW)]
-        program += _check_argument(number, 0, unix, _refuse(errno.EAFNOSUPPORT)[3])
-    same = [(_IF_EQUAL, 0, 1, v) for v in (0, 0xFFFFFFFF)]  # or only asked for
-    allowed = [i for test in same for i in (test, (_RETURN, 0, 0, _ALLOW))]
-    personality = (135, 92)[column]
-    program += _check_argument(personality, 0, allowed, _refuse(errno.EPERM)[3])
-    return b"".join(struct.pack("HBBI", *i) for i in [*program, (_RETURN, 0, 0, _ALLOW)])
+        checks += _check_argument(number, 0, unix, _refuse(errno.EAFNOSUPPORT)[3])
+    allowed = []  # personality: the usual one, or the question which one it is
+    for value in (0, 0xFFFFFFFF):
+        allowed += [(_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
+    checks += _check_argument((135, 92)[column], 0, allowed, _refuse(errno.EPERM)[3])
+    return _assemble(checks, machine)
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa0c
 def _kill_and_wait(pid: int, pidfd: int | None, seconds: float = 10) -> None:
@@ -417,24 +418,40 @@ def _kill_and_wait(pid: int, pidfd: int | None, seconds: float = 10) -> None:
     except ProcessLookupError:
         pass
     if pidfd is not None:
-        dead = select.poll()
-        dead.register(pidfd, select.POLLIN)
-        gone = bool(dead.poll(seconds * 1000))
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        gone = bool(poll.poll(seconds * 1000))
         os.close(pidfd)
     else:
-        while (alive := os.path.exists(f"/proc/{pid}")) and time.monotonic() < deadline:
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
             time.sleep(0.005)
-        gone = not alive
+        gone = not os.path.exists(f"/proc/{pid}")
     if not gone:
-        warnings.warn(f"process {pid} of a program was killed, and did not end in {seconds:g} s")
+        warnings.warn(
+            f"process {pid} of a sandboxed program did not end within {seconds:g} s of SIGKILL",
+            stacklevel=2,
+        )
+
+# %% ../nbs/10_sandbox.ipynb #880cb1d0
+def _child_pid(info: int) -> int | None:
+    "The first process inside, from the file that bubblewrap writes; `None` if there is none."
+    text, ready = b"", select.poll()
+    ready.register(info, select.POLLIN)
+    while b"}" not in text and ready.poll(10_000):
+        part = os.read(info, 4096)
+        if not part:
+            break
+        text += part
+    found = re.search(rb'"child-pid": *(\d+)', text)
+    return int(found[1]) if found else None
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa0b
-class Walls:
-    """The walls around one process with the folder `box` at `BOX`. A context manager.
+class Isolation:
+    """Isolation for one process; the folder `box` appears inside as `BOX`. A context manager.
 
-    `prefix` stands before the command and `fds` goes to `Popen(pass_fds=...)`; call `started()`
-    right after. `end()`, also called on leaving, kills all that is inside and waits for its death.
-    `seccomp`: whether calls are filtered (default: where it works)."""
+    Put `prefix` in front of the command, pass `fds` to `Popen(pass_fds=...)`, and call `started()`
+    right after. `end()`, also called on leaving, kills everything inside and waits for its death.
+    `seccomp`: whether system calls are filtered (default: where it works)."""
 
     def __init__(
         self,
@@ -443,42 +460,39 @@ class Walls:
         writable_box: bool = False,
         seccomp: bool | None = None,
     ):
-        if _becomes_another():
+        if _can_switch_user():
             _make_readable(box)
+        self.pid, self._pidfd = None, None
         self._info, inside = os.pipe()
-        self.fds, options, self.pid, self._pidfd = (inside,), ["--info-fd", str(inside)], None, None
-        if seccomp if seccomp is not None else _tried()["seccomp"]:
+        self.fds, options = (inside,), ["--info-fd", str(inside)]
+        if seccomp if seccomp is not None else _probe()["seccomp"]:
             read, write = os.pipe()
             os.write(write, seccomp_filter())
             os.close(write)
             self.fds, options = (inside, read), [*options, "--seccomp", str(read)]
-        first, *others = _walls(box, limits, writable_box)
+        first, *others = _isolation_command(box, limits, writable_box)
         self.prefix = [first, *options, *others]
 
     def started(self) -> None:
-        "Learn which process is the first inside. Close what only bubblewrap needed."
+        "Find the first process inside, and close the files that only bubblewrap needed."
         for fd in self.fds:
             os.close(fd)
-        self.fds, text, ready = (), b"", select.poll()
+        self.fds = ()
         if self._info is None:
             return
-        ready.register(self._info, select.POLLIN)
-        while b"}" not in text and ready.poll(10_000) and (more := os.read(self._info, 4096)):
-            text += more
+        self.pid = _child_pid(self._info)
         os.close(self._info)
         self._info = None
-        if found := re.search(rb'"child-pid": *(\d+)', text):
-            self.pid = int(found[1])
         if self.pid and hasattr(os, "pidfd_open"):
             try:
                 self._pidfd = os.pidfd_open(self.pid)
             except ProcessLookupError:
-                self.pid = None  # gone already
+                self.pid = None  # it has ended already
             except OSError:
                 pass  # an old kernel
 
     def end(self) -> None:
-        "Kill all that is inside, and wait until it is gone."
+        "Kill everything inside, and wait until it is dead."
         self.started()
         pid, pidfd, self.pid, self._pidfd = self.pid, self._pidfd, None, None
         if pid:
@@ -496,12 +510,12 @@ GUARANTEES = {
     "network": "reaches no network, loopback included",
     "processes": "sees no other process and leaves none behind",
     "environment": "sees no environment variable",
-    "calls": "cannot trace processes, make namespaces, or hold memory that is not counted",
+    "calls": "cannot trace processes, create namespaces, or allocate memory that is not counted",
     "memory": "uses no more memory than allowed, all its processes together",
     "number": "has no more processes and threads than allowed",
-    "limits": "is ended at its limits of time and output",
+    "limits": "is killed at its limits of time and output",
 }
-_SWITCHES = {  # settings that take user namespaces away
+_SWITCHES = {  # kernel settings that disable user namespaces for ordinary users
     "/proc/sys/kernel/unprivileged_userns_clone": "0",
     "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
     "/proc/sys/user/max_user_namespaces": "0",
@@ -509,7 +523,7 @@ _SWITCHES = {  # settings that take user namespaces away
 
 
 def _setting(path: str) -> str:
-    "A setting of the kernel, or '' where it has none of that name."
+    "The kernel setting in the file `path`, or '' if there is no such file."
     try:
         return Path(path).read_text().strip()
     except OSError:
@@ -517,7 +531,7 @@ def _setting(path: str) -> str:
 
 
 def _refusal(stderr: str) -> str:
-    "Why bubblewrap fails, in a sentence with what to do about it."
+    "Why bubblewrap fails, in a sentence, from its error output."
     for path, value in _SWITCHES.items():
         if os.geteuid() and _setting(path) == value:
             name = path.removeprefix("/proc/sys/").replace("/", ".")
@@ -527,15 +541,15 @@ def _refusal(stderr: str) -> str:
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa20
 @cache
-def _tried() -> dict[str, bool | str]:
-    "What works here, tried out once: `walls` and `seccomp`, and `why` the first that does not."
-    result = {"walls": False, "seccomp": False, "why": ""}
+def _probe() -> dict[str, bool | str]:
+    "What works here: `isolation`, `seccomp`, and `why` the first of them does not. Tried once."
+    result = {"isolation": False, "seccomp": False, "why": ""}
     if sys.platform != "linux":
         return {**result, "why": f"this is {sys.platform}, not Linux"}
     if not shutil.which("bwrap"):
         return {**result, "why": "bubblewrap is not installed: apt-get install bubblewrap"}
     for seccomp in (True, False) if seccomp_filter() else (False,):
-        with tempfile.TemporaryDirectory() as box, Walls(box, seccomp=seccomp) as inside:
+        with tempfile.TemporaryDirectory() as box, Isolation(box, seccomp=seccomp) as inside:
             command = [*inside.prefix, "test", "-d", BOX]
             try:
                 done = subprocess.run(
@@ -545,40 +559,40 @@ def _tried() -> dict[str, bool | str]:
                 continue
         if done.returncode == 0:
             why = "" if seccomp else f"no seccomp filter works on this {platform.machine()} kernel"
-            return {"walls": True, "seccomp": seccomp, "why": why}
+            return {"isolation": True, "seccomp": seccomp, "why": why}
         result["why"] = _refusal(done.stderr)
-    return {**result, "why": result["why"] or "bubblewrap does not come back"}
+    return {**result, "why": result["why"] or "bubblewrap timed out after 20 s"}
 
-
-@cache
-def guarantees() -> dict[str, bool]:
-    "Which of `GUARANTEES` hold on this machine, tried out once."
-    limits = sys.platform == "linux" and shutil.which("prlimit") is not None
-    tried = _tried()
-    walls, counted = limits and tried["walls"], _can_count()
-    return {
-        "files": walls,
-        "network": walls,
-        "processes": walls,
-        "environment": limits,
-        "calls": walls and tried["seccomp"],
-        "memory": walls and tried["seccomp"] and counted,
-        "number": walls and (counted or os.geteuid() != 0 or _becomes_another()),
-        "limits": limits,
-    }
-
-
+# %% ../nbs/10_sandbox.ipynb #a5891b98
 def _can_count() -> bool:
     "Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."
     return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
+
+@cache
+def guarantees() -> dict[str, bool]:
+    "Which of `GUARANTEES` hold on this machine. Tried once."
+    limits = sys.platform == "linux" and shutil.which("prlimit") is not None
+    isolated, counted = limits and _probe()["isolation"], _can_count()
+    filtered = isolated and _probe()["seccomp"]
+    return {
+        "files": isolated,
+        "network": isolated,
+        "processes": isolated,
+        "environment": limits,
+        "calls": filtered,
+        "memory": filtered and counted,
+        "number": isolated and (counted or os.geteuid() != 0 or _can_switch_user()),
+        "limits": limits,
+    }
+
 # %% ../nbs/10_sandbox.ipynb #c5e0aa21
 def missing_guarantees() -> str:
-    "What does not hold on this machine and why, as a sentence for people; '' if all holds."
+    "A sentence on what is not guaranteed on this machine and why; '' if everything is."
     missing = [GUARANTEES[k] for k, holds in guarantees().items() if not holds]
     if not missing:
         return ""
-    reasons = [r for r in (_tried()["why"],) if r]
+    reasons = [_probe()["why"]] if _probe()["why"] else []
     if not guarantees()["limits"]:
         reasons.append("limits need Linux and prlimit (util-linux)")
     if not _can_count():
@@ -592,43 +606,44 @@ def missing_guarantees() -> str:
 
 @cache
 def _warn_missing() -> None:
-    "Say once what does not hold here."
-    if said := missing_guarantees():
+    "Warn once about what is not guaranteed here."
+    missing = missing_guarantees()
+    if missing:
         how = "without all of the isolation" if guarantees()["files"] else "without isolation"
-        warnings.warn(f"programs run {how} here; {said}", stacklevel=4)
+        warnings.warn(f"programs run {how} here; {missing}", stacklevel=4)
 
 # %% ../nbs/10_sandbox.ipynb #676255f2
+_LINES = re.compile(rb"^(VmRSS|VmSwap|VmPTE|Threads):\s+(\d+)", re.M)
+
+
 def _children(pid: int) -> list[int]:
     "Processes that `pid` started."
+    found = []
     try:
-        return [
-            int(c)
-            for task in os.listdir(f"/proc/{pid}/task")
-            for c in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-        ]
+        for task in os.listdir(f"/proc/{pid}/task"):
+            found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
     except OSError:
         return []  # it has just ended
-
-
-_LINES = re.compile(rb"^(VmRSS|VmSwap|VmPTE|Threads):\s+(\d+)", re.M)
+    return list(map(int, found))
 
 
 def _usage(pid: int, enough: int = 1 << 20) -> tuple[int, float]:
     "`(tasks, MiB)` of process `pid` and its descendants; counting stops beyond `enough` tasks."
     tasks, kib, todo = 0, 0, [pid]
     while todo and tasks <= enough:
-        todo += _children(p := todo.pop())
+        process = todo.pop()
+        todo += _children(process)
         try:
-            status = dict(_LINES.findall(Path(f"/proc/{p}/status").read_bytes()))
+            status = dict(_LINES.findall(Path(f"/proc/{process}/status").read_bytes()))
         except OSError:
             continue
         tasks += int(status.pop(b"Threads", 0))
         kib += sum(map(int, status.values()))
     return tasks, kib / 1024
 
-
+# %% ../nbs/10_sandbox.ipynb #b8bc8dd7
 def _held_by_kernel(pid: int) -> float:
-    "MiB that the kernel may hold for the namespaces of `pid`: buffers of sockets, and names of files."
+    "MiB the kernel may use for the namespaces of `pid`: socket buffers and names of files."
     held = 0
     try:
         text = Path(f"/proc/{pid}/net/sockstat").read_text()
@@ -638,14 +653,15 @@ def _held_by_kernel(pid: int) -> float:
         pass
     for folder in (WORK, "/dev/shm"):
         try:
-            held += (s := os.statvfs(f"/proc/{pid}/root{folder}")).f_files * 1024 - s.f_ffree * 1024
+            files = os.statvfs(f"/proc/{pid}/root{folder}")
         except OSError:
-            pass  # not there yet, or not ours to see
+            continue  # not mounted yet, or not readable for us
+        held += (files.f_files - files.f_ffree) * 1024
     return held / 2**20
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa31
-def _end(process: subprocess.Popen) -> int:
-    "End the process group of `process`, and wait for it. Returns its exit code."
+def _kill_group(process: subprocess.Popen) -> int:
+    "Kill the process group of `process`, and wait for it. Returns its exit code."
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -653,23 +669,43 @@ def _end(process: subprocess.Popen) -> int:
     return process.wait()
 
 
-def _broken(pid: int, limits: Limits, walls: Walls | None) -> str | None:
-    "Which limit the descendants of `pid` break now: 'killed' (too many), 'memory', or `None`."
+def _ended_within(process: subprocess.Popen, seconds: float) -> bool:
+    "Whether `process` ends within so many seconds."
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _broken_limit(pid: int, limits: Limits, isolation: Isolation | None) -> str | None:
+    "Which limit the descendants of `pid` exceed now: 'killed' (too many), 'memory', or `None`."
     most = limits.processes + 3  # bubblewrap, and the first inside
     tasks, mib = _usage(pid, most)
     if tasks > most:
         return "killed"
-    if walls and walls.pid:
-        mib += _held_by_kernel(walls.pid)
+    if isolation and isolation.pid:
+        mib += _held_by_kernel(isolation.pid)
     return "memory" if mib > limits.memory_mib else None
+
+
+def _feed(pipe, stdin: bytes, written: int) -> int:
+    "Write the next part of `stdin`; returns how much is done: all of it if nobody reads."
+    try:
+        return written + os.write(pipe.fileno(), stdin[written : written + 65536])
+    except BrokenPipeError:
+        return len(stdin)
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa32
 def _watch(
-    process: subprocess.Popen, stdin: bytes, limits: Limits, walls: Walls | None = None
+    process: subprocess.Popen, stdin: bytes, limits: Limits, isolation: Isolation | None = None
 ) -> tuple[str | None, bytes, bytes]:
-    "Feed and watch `process` until it ends or breaks a limit. `(broken limit, stdout, stderr)`; the process may still be alive."
-    cap, now, written, broken = limits.output_kib << 10, time.monotonic(), 0, None
-    deadline, look = now + limits.wall_seconds, now + 0.02
+    """Feed and watch `process` until it ends or exceeds a limit.
+
+    Returns `(exceeded limit, stdout, stderr)`; the process may still be alive."""
+    now = time.monotonic()
+    deadline, next_check = now + limits.wall_seconds, now + 0.02
+    cap, written, broken = limits.output_kib << 10, 0, None
     out = {process.stdout: bytearray(), process.stderr: bytearray()}
     with selectors.DefaultSelector() as ready:
         for pipe in (*out, process.stdin):
@@ -680,17 +716,14 @@ def _watch(
             ready.register(process.stdin, selectors.EVENT_WRITE)
         else:
             process.stdin.close()
-        last_round = False  # for what is still in the pipes
+        last_round = False  # reads the rest from the pipes of an ended process
         while not broken:
             if not ready.get_map() and _ended_within(process, 0.02):
-                break  # silent, or ended
+                break  # all pipes are closed and the process has ended
             for key, _ in ready.select(0.02) if ready.get_map() else ():
                 pipe = key.fileobj
                 if pipe is process.stdin:
-                    try:
-                        written += os.write(pipe.fileno(), stdin[written : written + 65536])
-                    except BrokenPipeError:
-                        written = len(stdin)
+                    written = _feed(pipe, stdin, written)
                     if written >= len(stdin):
                         ready.unregister(pipe)
                         pipe.close()
@@ -704,26 +737,20 @@ def _watch(
                 break
             elif time.monotonic() > deadline:
                 broken = "time"
-            elif time.monotonic() > look:
-                broken, look = _broken(process.pid, limits, walls), time.monotonic() + 0.02
+            elif time.monotonic() > next_check:
+                broken = _broken_limit(process.pid, limits, isolation)
+                next_check = time.monotonic() + 0.02
             last_round = process.poll() is not None
     return broken, *(bytes(b[:cap]) for b in out.values())
-
-
-def _ended_within(process: subprocess.Popen, seconds: float) -> bool:
-    "Whether `process` ends within so many seconds."
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 # %% ../nbs/10_sandbox.ipynb #c5e0aa0d
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
 def _pipes() -> tuple[list[int], list]:
-    "Three pipes: the ends of the program, which any user may open by `/dev/stdin` etc., and ours."
+    """Three pipes for a program: its ends as numbers, and ours as files.
+
+    Its ends have mode 666, because another user inside may open them as `/dev/stdin` etc."""
     inside, outside = [], []
     for stream in _STREAMS:
         read, write = os.pipe()
@@ -733,50 +760,56 @@ def _pipes() -> tuple[list[int], list]:
         outside.append(os.fdopen(ours, "wb" if stream == "stdin" else "rb", 0))
     return inside, outside
 
-
+# %% ../nbs/10_sandbox.ipynb #6f9c8308
 def _run(
     command: list[str],
     stdin: str,
     limits: Limits,
     env: dict,
     cwd: str | None,
-    walls: Walls | None = None,
+    isolation: Isolation | None = None,
 ) -> tuple[int, str | None, bytes, bytes]:
-    "Start, feed, watch and end `command`. `(exit code, broken limit, stdout, stderr)`."
+    "Start, feed, watch and end `command`. `(exit code, exceeded limit, stdout, stderr)`."
     inside, outside = _pipes()
     try:
         process = subprocess.Popen(
             command,
-            **dict(zip(_STREAMS, inside)),
+            **dict(zip(_STREAMS, inside, strict=True)),
             env=env,
             cwd=cwd,
             start_new_session=True,
-            pass_fds=walls.fds if walls else (),
+            pass_fds=isolation.fds if isolation else (),
         )
     finally:
         for fd in inside:
             os.close(fd)
     process.stdin, process.stdout, process.stderr = outside
     try:
-        if walls:
-            walls.started()
-        watched = _watch(process, stdin.encode("utf-8", "surrogatepass"), limits, walls)
+        if isolation:
+            isolation.started()
+        watched = _watch(process, stdin.encode("utf-8", "surrogatepass"), limits, isolation)
     finally:
-        code = _end(process)
-        if walls:
-            walls.end()
+        code = _kill_group(process)
+        if isolation:
+            isolation.end()
         for pipe in (process.stdin, process.stdout, process.stderr):
             pipe.close()
     return code, *watched
 
-
+# %% ../nbs/10_sandbox.ipynb #00c64a68
 def _status(code: int, seconds: float, limits: Limits) -> str:
-    "The status of a run that broke no limit that we watch, from its exit code."
+    "The status of a run that exceeded no limit that we watch, from its exit code."
     if code == 0:
         return "ok"
-    signalled = code - 128 if code > 128 else -code if code < 0 else 0
-    late = signalled == signal.SIGKILL and seconds >= limits.cpu_seconds
-    return "time" if late or signalled == signal.SIGXCPU else "killed" if signalled else "error"
+    if code > 128:
+        number = code - 128  # as a shell reports a signal
+    else:
+        number = max(-code, 0)  # as Python does
+    if number == signal.SIGXCPU:
+        return "time"
+    if number == signal.SIGKILL and seconds >= limits.cpu_seconds:
+        return "time"
+    return "killed" if number else "error"
 
 # %% ../nbs/10_sandbox.ipynb #c1d50c4d
 def run_command(
@@ -787,82 +820,75 @@ def run_command(
     address_space: bool = True,
     writable_box: bool = False,
 ) -> Result:
-    "Run `command` in the sandbox with the folder `box` at `BOX`. Where this machine has no walls, the paths in `command` are made the real ones, and a warning is given."
-    held = guarantees()
-    if not held["limits"]:
+    """Run `command` in the sandbox with the folder `box` at `BOX`.
+
+    `address_space`: whether `memory_mib` limits it too. Where this machine has no isolation, `BOX`
+    in `command` is replaced by `box`, and a warning is given. Raises `InputError` without Linux and
+    prlimit."""
+    guaranteed = guarantees()
+    if not guaranteed["limits"]:
         raise InputError(
-            "the local sandbox needs Linux and prlimit (util-linux); elsewhere choose another provider: e2b, morph, piston"
+            "the local sandbox needs Linux and prlimit (util-linux); "
+            "elsewhere choose another provider: e2b, morph, piston"
         )
     _warn_missing()
     begin = time.monotonic()
-    if held["files"]:
+    if guaranteed["files"]:
         path = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
-        with Walls(box, limits, writable_box) as walls:
-            whole = [*walls.prefix, *_quota(limits, address_space, True), *command]
-            code, broken, out, err = _run(whole, stdin, limits, path, None, walls)
+        with Isolation(box, limits, writable_box) as inside:
+            whole = [*inside.prefix, *_quota(limits, address_space, True), *command]
+            code, broken, out, err = _run(whole, stdin, limits, path, None, inside)
     else:
         with tempfile.TemporaryDirectory(prefix="r1nb-work-") as work:
             whole = [*_quota(limits, address_space, False), *(c.replace(BOX, box) for c in command)]
             code, broken, out, err = _run(whole, stdin, limits, _environment(work), work)
-    spent = time.monotonic() - begin
-    return Result(
-        broken or _status(code, spent, limits),
-        out.decode("utf-8", "replace"),
-        err.decode("utf-8", "replace"),
-        code,
-        round(spent, 3),
-    )
+    seconds = time.monotonic() - begin
+    status = broken or _status(code, seconds, limits)
+    out, err = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+    return Result(status, out, err, code, round(seconds, 3))
 
 # %% ../nbs/10_sandbox.ipynb #89a3f9f4
 @dataclass(frozen=True)
 class Language:
-    "How programs of a language are compiled and run; `BOX` is where they lie."
+    "How programs of a language are compiled and run; `BOX` is their folder."
 
     file: str
     run: tuple[str, ...]
     compile: tuple[str, ...] = ()
     needs: str = ""  # a program that must be on the PATH
-    address_space: bool = True
+    address_space: bool = True  # whether `memory_mib` limits it
 
 
+_GPP = ("g++", "-O2", "-std=c++17", "-pipe", "-o", f"{BOX}/main", f"{BOX}/main.cpp")
 LANGUAGES = {
     "python": Language("main.py", (sys.executable, "-I", "-B", f"{BOX}/main.py")),
-    "cpp": Language(
-        "main.cpp",
-        (f"{BOX}/main",),
-        ("g++", "-O2", "-std=c++17", "-pipe", "-o", f"{BOX}/main", f"{BOX}/main.cpp"),
-        "g++",
-    ),
+    "cpp": Language("main.cpp", (f"{BOX}/main",), _GPP, "g++"),
     "javascript": Language("main.js", ("node", f"{BOX}/main.js"), (), "node", False),
 }
-_NAMES = {
-    "py": "python",
-    "python3": "python",
-    "c++": "cpp",
-    "cpp17": "cpp",
-    "c++17": "cpp",
-    "js": "javascript",
-    "node": "javascript",
-}
+_NAMES = dict.fromkeys(("py", "python3"), "python")
+_NAMES |= dict.fromkeys(("c++", "cpp17", "c++17"), "cpp")
+_NAMES |= dict.fromkeys(("js", "node"), "javascript")
 COMPILING = Limits(wall_seconds=60, cpu_seconds=30, memory_mib=2048, disk_mib=256, processes=64)
 
-
+# %% ../nbs/10_sandbox.ipynb #de75eefd
 def language_name(name: str) -> str:
-    "The key of `LANGUAGES` for `name`. Raises `InputError` for an unknown language and for one whose compiler or interpreter is missing."
+    """The key of `LANGUAGES` for `name`.
+
+    Raises `InputError` for an unknown language, or if its compiler or interpreter is missing."""
     key = _NAMES.get(str(name).lower(), str(name).lower())
     if key not in LANGUAGES:
         raise InputError(f"language '{name}'; {did_you_mean(str(name), LANGUAGES)}")
     needs = LANGUAGES[key].needs
     if needs and not shutil.which(needs):
         raise InputError(f"language '{name}': {needs} is not installed")
-    if complaint := _complaint(_command_path(needs) if needs else sys.executable):
-        raise InputError(f"language '{name}': {complaint}")
+    if problem := _interpreter_problem(_command_path(needs) if needs else sys.executable):
+        raise InputError(f"language '{name}': {problem}")
     return key
 
 
 @cache
-def _complaint(tool: str) -> str:
-    "Why the interpreter `tool`, which lies outside /usr, does not work in the sandbox, or ''."
+def _interpreter_problem(tool: str) -> str:
+    "Why the interpreter `tool`, if it is outside /usr, does not work in the sandbox, or ''."
     if not os.path.isabs(tool) or _in_usr(tool) or not guarantees()["files"]:
         return ""
     with tempfile.TemporaryDirectory() as box:
@@ -876,16 +902,27 @@ def _complaint(tool: str) -> str:
     )
 
 # %% ../nbs/10_sandbox.ipynb #87a93bf1
-def _located(command: tuple[str, ...]) -> list[str]:
-    "`command` with its program by the path that it has inside."
+def _resolved(command: tuple[str, ...]) -> list[str]:
+    "`command` with its program as it is called inside."
     first, *others = command
     return [first if os.path.isabs(first) else _command_path(first), *others]
 
 
-class Program:
-    """A program in a folder of its own: compiled once, run as often as there are test cases. A context manager.
+def _write_files(folder: Path, files: dict[str, str]) -> None:
+    "Write `files`, name → text, below `folder`. `InputError` for a name that leads out of it."
+    for name, text in files.items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise InputError(f"file '{name}' would be outside the program's folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
-    `files`: further files beside it, name → text; with `sources`, further sources to compile with it."""
+# %% ../nbs/10_sandbox.ipynb #b236dff2
+class Program:
+    """A program in its own folder: compiled once, run for each test case. A context manager.
+
+    `files`: further files in the folder, name → text. `sources`: names of those to compile with it.
+    `failure`: the compiler's `Result` if the program does not compile, else `None`."""
 
     def __init__(
         self,
@@ -899,39 +936,24 @@ class Program:
         self._folder = tempfile.TemporaryDirectory(prefix="r1nb-box-")
         self.box = Path(self._folder.name)
         self.box.chmod(0o755)
-        for name, text in {**(files or {}), self.language.file: source}.items():
-            path = (self.box / name).resolve()
-            if not path.is_relative_to(self.box.resolve()):
-                raise InputError(f"file '{name}' would lie outside the program's folder")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        _write_files(self.box, {**(files or {}), self.language.file: source})
         self.failure = self._compile(sources)
 
     def _compile(self, sources) -> Result | None:
-        "The compiler's complaint, or `None`."
         if not self.language.compile:
             return None
+        command = [*_resolved(self.language.compile), *(f"{BOX}/{s}" for s in sources)]
         self.box.chmod(0o777)  # the compiler in the sandbox is nobody
-        result = run_command(
-            [*_located(self.language.compile), *(f"{BOX}/{s}" for s in sources)],
-            str(self.box),
-            "",
-            COMPILING,
-            False,
-            writable_box=True,
-        )
+        result = run_command(command, str(self.box), "", COMPILING, False, writable_box=True)
         self.box.chmod(0o755)
         return None if result.status == "ok" else replace(result, status="compile")
 
     def run(self, stdin: str = "", arguments: tuple[str, ...] = ()) -> Result:
         "Run it once."
-        return self.failure or run_command(
-            [*_located(self.language.run), *arguments],
-            str(self.box),
-            stdin,
-            self.limits,
-            self.language.address_space,
-        )
+        if self.failure:
+            return self.failure
+        command = [*_resolved(self.language.run), *arguments]
+        return run_command(command, str(self.box), stdin, self.limits, self.language.address_space)
 
     def close(self):
         self._folder.cleanup()
@@ -942,7 +964,7 @@ class Program:
     def __exit__(self, *_):
         self.close()
 
-
+# %% ../nbs/10_sandbox.ipynb #afcffdeb
 def run_program(
     source: str, language: str = "python", stdin: str = "", limits: Limits = Limits()
 ) -> Result:
@@ -962,44 +984,93 @@ from r1nb.{module} import {function}
 """
 
 
+def _worker_command(source: str, memory_mib: int, limited: bool) -> list[str]:
+    "The command of a worker that runs `source`, with limits where prlimit exists (`limited`)."
+    variables, packages = ["PYTHONHASHSEED=0"], _packages()
+    if packages:
+        variables.append(f"PYTHONPATH={':'.join(packages)}")
+    command = ["env", *variables, sys.executable, "-s", "-B", "-P", "-c", source]
+    if not limited:
+        return command
+    limits = [f"--as={memory_mib << 20}", "--fsize=0", "--nofile=256", "--core=0"]
+    return ["prlimit", *limits, "--", *command]
+
+# %% ../nbs/10_sandbox.ipynb #921cc3c5
 def start_worker(
     module: str, function: str, arguments: tuple = (), memory_mib: int = 2048
-) -> tuple[subprocess.Popen, Walls | None]:
-    """A Python process behind walls that calls `r1nb.<module>.<function>(*arguments)`, and the walls.
+) -> tuple[subprocess.Popen, Isolation | None]:
+    """Start an isolated Python process that calls `r1nb.<module>.<function>(*arguments)`.
 
-    Its standard input and output are pipes. `memory_mib`: its address space, in MiB. Where this
-    machine has no walls it runs without them, and a warning says what is not guaranteed."""
+    Returns the process, whose standard input and output are pipes, and its isolation. `memory_mib`:
+    its address space, in MiB. Where this machine has no isolation, the process runs without it, and
+    a warning says what is not guaranteed."""
     import r1nb
 
     package = str(Path(r1nb.__file__).absolute().parent)
-    held = guarantees()
+    guaranteed = guarantees()
     _warn_missing()
-    folder = BOX if held["files"] else package
-    values = {"folder": folder, "module": module, "function": function, "arguments": arguments}
-    variables = [
-        "PYTHONHASHSEED=0",
-        *([f"PYTHONPATH={':'.join(found)}"] if (found := _packages()) else []),
-    ]
-    command = ["env", *variables, sys.executable, "-s", "-B", "-P", "-c", _PACKAGE.format(**values)]
-    if held["limits"]:
-        limits = [f"--as={memory_mib << 20}", "--fsize=0", "--nofile=256", "--core=0"]
-        command = ["prlimit", *limits, "--", *command]
+    source = _PACKAGE.format(
+        folder=BOX if guaranteed["files"] else package,
+        module=module,
+        function=function,
+        arguments=arguments,
+    )
+    command = _worker_command(source, memory_mib, guaranteed["limits"])
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-    if not held["files"]:
+    if not guaranteed["files"]:
         process = subprocess.Popen(command, env=_environment("/nonexistent"), cwd="/", **pipes)
         return process, None
-    walls, path = Walls(package), {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+    inside, path = Isolation(package), {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
     try:
         process = subprocess.Popen(
-            [*walls.prefix, *command], env=path, start_new_session=True, pass_fds=walls.fds, **pipes
+            [*inside.prefix, *command],
+            env=path,
+            start_new_session=True,
+            pass_fds=inside.fds,
+            **pipes,
         )
     finally:
-        walls.started()
-    return process, walls
+        inside.started()
+    return process, inside
 
 # %% ../nbs/10_sandbox.ipynb #7c921c83
+def _ready(fd: int, event: int, until: float) -> bool:
+    "Wait for `event` on `fd`; False if `until` (of `time.monotonic()`, in seconds) comes first."
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+
+
+def _read_until(fd: int, size: int, until: float) -> bytes | None:
+    "`size` bytes of `fd`, fewer at its end; `None` if they have not come by `until`."
+    data = b""
+    while len(data) < size:
+        if not _ready(fd, select.POLLIN, until):
+            return None
+        part = os.read(fd, size - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def _write_until(fd: int, data: bytes, until: float) -> bool:
+    "Write `data` to `fd`. False if nobody reads it, or not all of it by `until`."
+    os.set_blocking(fd, False)
+    while data:
+        if not _ready(fd, select.POLLOUT, until):
+            return False
+        try:
+            data = data[os.write(fd, data[:65536]) :]
+        except BlockingIOError:
+            continue
+        except OSError:
+            return False
+    return True
+
+# %% ../nbs/10_sandbox.ipynb #075b7d5b
 class Worker:
-    """A worker, seen from the process that asks it. One thread at a time may use it.
+    """A worker process, seen from the process that uses it. One thread at a time may use it.
 
     `module`, `function`, `arguments`, `memory_mib`: see `start_worker`. The function has to write
     the byte `r` when it is ready, within `startup` seconds. Raises `RuntimeError` otherwise."""
@@ -1012,10 +1083,8 @@ class Worker:
         memory_mib: int = 2048,
         startup: float = 300.0,
     ):
-        self.process, self.walls = start_worker(module, function, arguments, memory_mib)
-        self.asked = 0
-        self.poll = select.poll()
-        self.poll.register(self.process.stdout.fileno(), select.POLLIN)
+        self.process, self.isolation = start_worker(module, function, arguments, memory_mib)
+        self.asked = 0  # requests so far; the user of the worker counts them
         if self.read(1, time.monotonic() + startup) != b"r":
             self.end(kill=True)
             raise RuntimeError(
@@ -1024,53 +1093,30 @@ class Worker:
             )
 
     def read(self, size: int, until: float) -> bytes | None:
-        "`size` bytes; fewer where the worker has died, `None` once `until` (monotonic s) is past."
-        data = b""
-        while len(data) < size:
-            if not self.poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                return None
-            part = os.read(self.process.stdout.fileno(), size - len(data))
-            if not part:
-                break
-            data += part
-        return data
+        "Read `size` bytes; fewer if the worker died, `None` if they have not come by `until`."
+        return _read_until(self.process.stdout.fileno(), size, until)
 
     def write(self, data: bytes, until: float) -> bool:
-        "Send `data`. False where the worker has died, or has not taken it by `until`."
-        pipe, ready = self.process.stdin.fileno(), select.poll()
-        ready.register(pipe, select.POLLOUT)
-        os.set_blocking(pipe, False)
-        while data:
-            if not ready.poll(max(0.0, until - time.monotonic()) * 1000):
-                return False
-            try:
-                data = data[os.write(pipe, data[:65536]) :]
-            except BlockingIOError:
-                continue
-            except OSError:
-                return False
-        return True
+        "Send `data`. False if the worker died, or has not read it by `until`."
+        return _write_until(self.process.stdin.fileno(), data, until)
 
     def end(self, kill: bool = False) -> None:
-        "End the process: at once, or when it has read the end of its input."
+        "End the process: at once with `kill`, else give it a second after the end of its input."
         self.process.stdin.close()
         if not kill:
-            try:
-                self.process.wait(1)
-            except subprocess.TimeoutExpired:
-                pass
-        _end(self.process)
-        if self.walls:
-            self.walls.end()
+            _ended_within(self.process, 1)
+        _kill_group(self.process)
+        if self.isolation:
+            self.isolation.end()
         self.process.stdout.close()
 
 # %% ../nbs/10_sandbox.ipynb #3b8def39
 class WorkerPool:
-    """Workers that share questions out, each question under a deadline. Callable from any thread.
+    """Workers that share requests, for use from any thread.
 
-    `start()` gives a new `Worker`. `workers`: how many at most, by default `min(os.cpu_count(), 4)`.
-    After `lifetime` questions a worker is replaced. `timeouts` and `crashes` count the questions
-    that were ended by their deadline, and those in which a worker died."""
+    `start()` returns a new `Worker`. `workers`: how many at most; default `min(os.cpu_count(), 4)`.
+    After `lifetime` requests a worker is replaced. `timeouts` and `crashes` count the requests that
+    timed out, and those during which a worker died."""
 
     def __init__(self, start, workers: int | None = None, lifetime: int = 5000):
         self.start, self.lifetime = start, lifetime
@@ -1080,7 +1126,7 @@ class WorkerPool:
         self._threads = ThreadPoolExecutor(self.workers, "r1nb-worker")
 
     def worker(self) -> Worker:
-        "The living worker of this thread."
+        "This thread's worker, started if there is none."
         w = getattr(self._local, "worker", None)
         if w and (w.asked >= self.lifetime or w.process.poll() is not None):
             self.drop(w)
@@ -1092,14 +1138,14 @@ class WorkerPool:
         return w
 
     def drop(self, worker: Worker, kill: bool = False) -> None:
-        "End this thread's worker; the next question starts another."
+        "End this thread's worker; the next request starts another."
         with self._lock:
             self._alive.discard(worker)
         self._local.worker = None
         worker.end(kill)
 
     def count(self, late: bool) -> None:
-        "Count a question that was lost: `late`, or because its worker died."
+        "Count a request without a reply: it timed out (`late`), or its worker died."
         with self._lock:
             if late:
                 self.timeouts += 1
@@ -1111,7 +1157,7 @@ class WorkerPool:
         return list(self._threads.map(ask, questions))
 
     def close(self) -> None:
-        "End the workers. The pool cannot be used after it."
+        "End the workers. The pool cannot be used afterwards."
         self._threads.shutdown(wait=True, cancel_futures=True)
         for w in list(self._alive):
             w.end()
@@ -1125,7 +1171,7 @@ class WorkerPool:
 
 # %% ../nbs/10_sandbox.ipynb #7d6e05e8
 class OnePool:
-    "The pool that `make()` gives, made at the first call, one for each process."
+    "Callable: the pool of this process, created by `make()` at the first call."
 
     def __init__(self, make):
         self.make = make
@@ -1147,49 +1193,47 @@ class OnePool:
             self._pool.close()
 
 # %% ../nbs/10_sandbox.ipynb #89d76045
-# Refused besides, by reason; a name, then its number on x86_64 and on aarch64 (-: none).
-_LOCKED = {
+# Also refused to a child, by reason; a name, then its number on x86_64 and on aarch64 (-: none).
+_REFUSED_TO_CHILD = {
     "start something": "fork 57 -, vfork 58 -, clone 56 220, execve 59 221, execveat 322 281",
-    "disturb another process": "kill 62 129, tkill 200 130, tgkill 234 131, rt_sigqueueinfo 129 138, "
-    "rt_tgsigqueueinfo 297 240, pidfd_open 434 434, pidfd_send_signal 424 424, setpgid 109 154, "
-    "setpriority 141 140",
-    "talk to somebody": "socket 41 198, socketpair 53 199, connect 42 203, bind 49 200, sendto 44 206, "
-    "sendmsg 46 211, sendmmsg 307 269",
-    "change a file": "creat 85 -, truncate 76 45, ftruncate 77 46, unlink 87 -, unlinkat 263 35, rename 82 -, "
-    "renameat 264 38, renameat2 316 276, mkdir 83 -, mkdirat 258 34, rmdir 84 -, link 86 -, "
-    "linkat 265 37, symlink 88 -, symlinkat 266 36, chmod 90 -, fchmod 91 52, fchmodat 268 53, "
-    "chown 92 -, lchown 94 -, fchown 93 55, fchownat 260 54, mknod 133 -, mknodat 259 33, "
-    "setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7, utime 132 -, utimes 235 -, utimensat 280 88, "
-    "fallocate 285 47",
+    "disturb another process": "kill 62 129, tkill 200 130, tgkill 234 131, "
+    "rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240, pidfd_open 434 434, "
+    "pidfd_send_signal 424 424, setpgid 109 154, setpriority 141 140",
+    "communicate": "socket 41 198, socketpair 53 199, connect 42 203, bind 49 200, "
+    "sendto 44 206, sendmsg 46 211, sendmmsg 307 269",
+    "change a file": "creat 85 -, truncate 76 45, ftruncate 77 46, unlink 87 -, unlinkat 263 35, "
+    "rename 82 -, renameat 264 38, renameat2 316 276, mkdir 83 -, mkdirat 258 34, rmdir 84 -, "
+    "link 86 -, linkat 265 37, symlink 88 -, symlinkat 266 36, chmod 90 -, fchmod 91 52, "
+    "fchmodat 268 53, chown 92 -, lchown 94 -, fchown 93 55, fchownat 260 54, mknod 133 -, "
+    "mknodat 259 33, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7, utime 132 -, "
+    "utimes 235 -, utimensat 280 88, fallocate 285 47",
 }
-_OPEN = (
-    ((2, None), 1),
-    ((257, 56), 2),
-)  # open, openat: their numbers, and which argument has the flags
+# open and openat: their numbers, and which argument has the flags
+_OPEN = (((2, None), 1), ((257, 56), 2))
 _WRITES = 0x01 | 0x02 | 0x40 | 0x200  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
 
 
 @cache
 def lock_filter(machine: str | None = None) -> bytes:
-    "A seccomp filter that refuses what `_LOCKED` names and files that are opened for writing."
+    """A seccomp filter that refuses the calls of `_REFUSED_TO_CHILD` and opening files for writing.
+
+    For `machine` (default: this one); empty if it is unknown."""
     machine = machine or platform.machine()
     if machine not in _MACHINES:
         return b""
-    column, audit = _MACHINES[machine]
-    program = [(_LOAD, 0, 0, 4), (_IF_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
-    for row in (entry.split() for group in _LOCKED.values() for entry in group.split(", ")):
-        if row[1 + column] != "-":
-            program += [(_IF_EQUAL, 0, 1, int(row[1 + column])), _refuse(errno.EPERM)]
-    for number in (435, 437):
-        program += [(_IF_EQUAL, 0, 1, number), _refuse(errno.ENOSYS)]  # clone3, openat2
+    column, _ = _MACHINES[machine]
+    checks = []
+    for number in _numbers(_REFUSED_TO_CHILD, machine).values():
+        checks += _refuse_call(number)
+    for number in (435, 437):  # clone3, openat2
+        checks += _refuse_call(number, errno.ENOSYS)
     for numbers, argument in _OPEN:
-        if numbers[column] is None:
-            continue
-        writes = [(_IF_ANY_BIT, 0, 1, _WRITES), _refuse(errno.EPERM)]
-        program += _check_argument(numbers[column], argument, writes, _ALLOW)
-    return b"".join(struct.pack("HBBI", *i) for i in [*program, (_RETURN, 0, 0, _ALLOW)])
+        if numbers[column] is not None:
+            writes = [(_IF_ANY_BIT, 0, 1, _WRITES), _refuse(errno.EPERM)]
+            checks += _check_argument(numbers[column], argument, writes, _ALLOW)
+    return _assemble(checks, machine)
 
-
+# %% ../nbs/10_sandbox.ipynb #2c4c3fd8
 @cache
 def _prctl():
     "prctl(2) of the C library."
@@ -1202,25 +1246,29 @@ def _prctl():
 
 @cache
 def _filter_address(program: bytes) -> tuple[bytes, object]:
-    "`program` as the kernel wants it: its length in instructions and its address (`struct sock_fprog`)."
+    """The kernel's `struct sock_fprog` for `program`: its length in instructions and its address.
+
+    Returned with the memory at that address, which has to stay alive."""
     import ctypes
 
-    held = ctypes.create_string_buffer(program, len(program))
-    return struct.pack("@HP", len(program) // 8, ctypes.addressof(held)), held
+    buffer = ctypes.create_string_buffer(program, len(program))
+    return struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)), buffer
 
 
 def _install(program: bytes) -> bool:
-    "Put this process under the seccomp filter `program`, for good. False where that cannot be."
+    "Apply the seccomp filter `program` to this process, irrevocably. False if that is impossible."
     if not program or not sys.platform.startswith("linux"):
         return False
     if _prctl()(38, 1, None, 0, 0):
         return False  # PR_SET_NO_NEW_PRIVS
     return not _prctl()(22, 2, _filter_address(program)[0], 0, 0)  # PR_SET_SECCOMP, a filter
 
-
+# %% ../nbs/10_sandbox.ipynb #391f345b
 def lock_down(seconds: float | None = None) -> bool:
-    """Take from this process what a verdict does not need: new processes, programs, signals, sockets,
-    files to write, and CPU time beyond `seconds`, if given. False where the kernel does not do it."""
+    """Take from this process what a verdict does not need.
+
+    That is new processes, programs, signals, sockets and files to write, and CPU time beyond
+    `seconds`, if given. False where the kernel does not support it."""
     import resource
 
     if seconds is not None:
@@ -1231,7 +1279,7 @@ def lock_down(seconds: float | None = None) -> bool:
 
 
 def hide_process() -> None:
-    "Keep children from looking into this process through /proc (`PR_SET_DUMPABLE`, prctl(2))."
+    "Keep children from reading this process through /proc (`PR_SET_DUMPABLE`, prctl(2))."
     if not sys.platform.startswith("linux"):
         return
     _prctl()(4, 0, None, 0, 0)
@@ -1249,35 +1297,41 @@ def _read_exactly(fd: int, size: int) -> bytes:
 
 
 def _in_child(judge, prepared, body: bytes, deadline: float, private: tuple) -> bytes:
-    "The reply to a request, worked out in a child: `v` and a number, `t` (late), `x` (it died)."
-    here, there = os.pipe()
+    """The nine-byte reply to a request, computed in a child without the files `private`.
+
+    `v` and the verdict, a float; or `t` if it timed out, `x` if the child died."""
+    ours, childs = os.pipe()
     child = os.fork()
     if not child:
         try:
-            for fd in (here, *private):
+            for fd in (ours, *private):
                 os.close(fd)
             lock_down(deadline)
-            os.write(there, struct.pack(">d", float(judge(prepared, body))))
+            os.write(childs, struct.pack(">d", float(judge(prepared, body))))
         finally:
             os._exit(0)
-    os.close(there)
+    os.close(childs)
     ready = select.poll()
-    ready.register(here, select.POLLIN)
-    late = not ready.poll(deadline * 1000)
-    data = b"" if late else os.read(here, 8)
-    os.close(here)
+    ready.register(ours, select.POLLIN)
+    timed_out = not ready.poll(deadline * 1000)
+    data = b"" if timed_out else os.read(ours, 8)
+    os.close(ours)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return b"t" + bytes(8) if late else b"v" + data if len(data) == 8 else b"x" + bytes(8)
+    if timed_out:
+        return b"t" + bytes(8)
+    return b"v" + data if len(data) == 8 else b"x" + bytes(8)
 
-
+# %% ../nbs/10_sandbox.ipynb #5fcc8097
 def serve_forks(prepare, judge) -> None:
-    """A worker's life: for each request (a key and a body), the number that
-    `judge(prepare(key), body)` gives in a child. `prepare` runs here, once a key."""
-    import gc
-    import resource  # noqa: F401
+    """The main loop of a worker: reply to each request with `judge(prepare(key), body)`.
 
-    _filter_address(lock_filter())  # what a child needs is made once
+    A request on standard input is a `REQUEST` header, a key and a body; see `_in_child` for the
+    reply. `prepare` runs in this process, once for each key, and `judge` in a child."""
+    import gc
+    import resource  # noqa: F401  # imported here, because the locked child needs it
+
+    _filter_address(lock_filter())  # what every child needs is made once
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out, null = os.dup(1), os.open(os.devnull, os.O_RDWR)
     requests = os.dup(0)
@@ -1285,7 +1339,7 @@ def serve_forks(prepare, judge) -> None:
         os.dup2(null, fd)
     prepare = cache(prepare)
     hide_process()
-    gc.freeze()  # a child shares these pages, it need not look at them
+    gc.freeze()  # children share these objects; the collector need not visit them there
     os.write(out, b"r")
     os.dup2(null, 2)
     while len(head := _read_exactly(requests, REQUEST.size)) == REQUEST.size:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from r1nb.curate import CurateConfig, arrow_batches, benchmark_problems, decontaminate_batches
-from r1nb.launch import guarded
+from r1nb.jobs import guarded
 from r1nb.overlap import NgramIndex
 from r1nb.problems import short_name
 from r1nb.publish import PublishConfig, check_publish, check_replaceable, front_matter, push_folder

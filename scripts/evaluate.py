@@ -1,8 +1,8 @@
-"The job notebook of evaluate, in this process or as a rank of `accelerate launch`. --help says more."
+"Run the evaluate job, in this process or as a rank of `accelerate launch`; see --help."
 
 import sys
 
-from r1nb.launch import script
+from r1nb.jobs import script
 
 if __name__ == "__main__":
     sys.exit(script("evaluate"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from r1nb.launch import script
+from r1nb.jobs import script
 
 if __name__ == "__main__":
     sys.exit(script("generate"))

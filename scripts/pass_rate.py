@@ -1,16 +1,17 @@
-"""How often a model solves each problem of a dataset, and the dataset of those in between.
+"""How often a model solves each problem of a dataset, and a dataset of those in a range.
 
 python scripts/pass_rate.py --dataset_name DATASET --model_name_or_path MODEL [--num_generations 8]
     [--pass_rate_min 0.1] [--pass_rate_max 0.9] [--output_dataset_name OWNER/NAME | ./FOLDER]
-    [--dataset_prompt_column COLUMN] [--reward_funcs NAME ...] [--dataset_start_index N --dataset_end_index N]
+    [--dataset_prompt_column COLUMN] [--reward_funcs NAME ...]
+    [--dataset_start_index N --dataset_end_index N]
     [--config RECIPE] [--run_dir FOLDER] [--KEY VALUE ...]
 
-Every key of `r1nb generate --keys` can be given. A second start goes on, or rates anew with another range.
+Every key of `r1nb generate --keys` is accepted. A second start resumes; a new range only rates.
 """
 
 import sys
 
-from r1nb.launch import Job, guarded, start_job
+from r1nb.jobs import Job, guarded, start_job
 from r1nb.pass_rate import rate_run
 from r1nb.problems import short_name
 from r1nb.publish import PublishConfig, check_publish, push_folder
@@ -34,19 +35,19 @@ OWN = {
 
 
 def rate(words: dict) -> int:
-    "Draw what is missing, rate, publish. Returns the exit code."
+    "Generate the missing completions, rate, publish. Returns the exit code."
     own = {key: words.pop(key, default) for key, default in OWN.items()}
     for key in ("pass_rate_min", "pass_rate_max"):
         try:
             own[key] = float(own[key])
         except ValueError:
-            raise InputError(f"{key}: {own[key]!r} is no number between 0 and 1") from None
-    if not 0 <= own["pass_rate_min"] <= own["pass_rate_max"] <= 1:  # now, and not when all is drawn
+            raise InputError(f"{key}: {own[key]!r} is not a number between 0 and 1") from None
+    if not 0 <= own["pass_rate_min"] <= own["pass_rate_max"] <= 1:  # before generating
         low, high = own["pass_rate_min"], own["pass_rate_max"]
         raise InputError(
             f"pass_rate_min {low} and pass_rate_max {high} must be in order, between 0 and 1"
         )
-    first, last = (words.pop(f"dataset_{end}_index", None) for end in ("start", "end"))
+    first, last = words.pop("dataset_start_index", None), words.pop("dataset_end_index", None)
     if first is not None or last is not None:
         words["rows"] = f"[{first or 0}, {last or 'null'}]"
     folder, force = words.pop("run_dir", None), words.pop("force", None) is not None
@@ -61,16 +62,16 @@ def rate(words: dict) -> int:
     named = [words.get(key) or str(own["config"]) for key in ("dataset_name", "model_name_or_path")]
     name = "-".join(short_name(n.partition("#")[0]) for n in named)
     run = Run(folder or settings().runs / "pass_rate" / name)
-    if code := start_job(
-        Job("generate", config=own["config"], overrides=words, run_dir=str(run.path), force=force)
-    ):
+    job = Job("generate", config=own["config"], overrides=words, run_dir=str(run.path), force=force)
+    if code := start_job(job):
         return code
     funcs = [own["reward_funcs"]] if isinstance(own["reward_funcs"], str) else own["reward_funcs"]
     low, high = own["pass_rate_min"], own["pass_rate_max"]
     found = rate_run(run, low, high, funcs)
     print(
         f"{found['problems']} problems: {found['in_range']} with a pass rate from {low} to {high}, "
-        f"{found['never']} never solved, {found['always']} always, {found['unknown']} that cannot be verified"
+        f"{found['never']} never solved, {found['always']} always, "
+        f"{found['unknown']} that cannot be verified"
     )
     print(run / "results" / "dataset")
     if target.hub_dataset:
@@ -83,12 +84,12 @@ def main() -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__.strip())
         return 0 if arguments else 2
-    return guarded(
-        lambda: rate(
-            {ALIASES.get(key, key): value for key, value in parse_overrides(arguments).items()}
-        ),
-        "--debug" in arguments,
-    )
+
+    def run() -> int:
+        words = parse_overrides(arguments)
+        return rate({ALIASES.get(key, key): value for key, value in words.items()})
+
+    return guarded(run, "--debug" in arguments)
 
 
 if __name__ == "__main__":

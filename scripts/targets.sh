@@ -50,7 +50,7 @@ case ${1:-} in
     split_args
     set_up
     if [ "$(id -u)" = 0 ]; then more=(--allow-root ${more[@]+"${more[@]}"}); fi
-    LD_PRELOAD=$(python -c 'from r1nb.launch import job_environment; print(job_environment().get("LD_PRELOAD", ""))')
+    LD_PRELOAD=$(python -c 'from r1nb.ranks import job_environment; print(job_environment().get("LD_PRELOAD", ""))')
     export LD_PRELOAD
     run jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb ${more[@]+"${more[@]}"}
     ;;

@@ -112,6 +112,18 @@ def session_members(session):
     return found
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    "An empty working folder; runs go to `runs` in it."
+    from r1nb import settings
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("R1NB_RUNS", str(tmp_path / "runs"))
+    settings.settings.cache_clear()
+    yield tmp_path
+    settings.settings.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     "Folder of a random model of thirty thousand parameters."

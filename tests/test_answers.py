@@ -1,4 +1,4 @@
-"""Final answers: extraction, equivalence, and worker processes that neither hang nor outlive their parent."""
+"Final answers: extraction, equivalence, and workers that neither hang nor outlive their parent."
 
 import json
 import os
@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from r1nb.answers import AnswerPool, compare_numbers, extract_answer, parse_number, verify_answers
 
 BENCHMARKS = Path(os.environ.get("R1NB_BENCHMARKS") or "/nonexistent")
-HOG = r"\int_0^1 e^{-x^{x^x}} dx"  # sympy works on it for minutes, in Python code
-STONE = "(10^{9})!"  # one operation on integers that no signal handler interrupts
+SLOW = r"\int_0^1 e^{-x^{x^x}} dx"  # sympy works on it for minutes, in Python code
+UNINTERRUPTIBLE = "(10^{9})!"  # one operation on integers that no signal handler interrupts
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -34,7 +34,7 @@ def boxed(*answers):
 
 
 def workers_of(pid: int) -> set[int]:
-    """Living children of `pid` that run this module's worker, behind the walls or without."""
+    "Living children of `pid` that run this module's worker, sandboxed or not."
     found = set()
     for p in Path("/proc").glob("[0-9]*"):
         try:
@@ -47,7 +47,7 @@ def workers_of(pid: int) -> set[int]:
 
 
 def python_of(pid: int) -> int:
-    "The Python process at or below `pid`: the walls start it as a grandchild."
+    "The Python process at or below `pid`: the sandbox starts it as a grandchild."
     while "python" not in os.readlink(f"/proc/{pid}/exe"):
         (pid,) = (int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return pid
@@ -147,7 +147,7 @@ def test_formats_of_a_fraction_round_trip(q, command):
     assert compare_numbers(str(q + Fraction(1, 7)), form) is False
 
 
-def test_number_rung_agrees_with_the_symbolic_rung(pool):
+def test_numbers_agree_with_the_symbolic_comparison(pool):
     numbers = [
         "7",
         "7.0",
@@ -214,15 +214,11 @@ def test_number_rung_agrees_with_the_symbolic_rung(pool):
         (r"(2,12) \cup (12,102)", r"(12,102)\cup(2,12)", True),
         (r"x \in [-2,7]", "[−2, 7]", True),
         (
-            r"\begin{pmatrix} -7 \\ 16 \end{pmatrix}",
-            r"\begin{bmatrix} -7 \\[2pt] 16 \end{bmatrix}",
+            r"\begin{pmatrix} -7 \\ 6 \end{pmatrix}",
+            r"\begin{bmatrix} -7 \\[2pt] 6 \end{bmatrix}",
             True,
         ),
-        (
-            r"\begin{pmatrix} -7 \\ 16 \end{pmatrix}",
-            r"\begin{pmatrix} 16 \\ -7 \end{pmatrix}",
-            False,
-        ),
+        (r"\begin{pmatrix} 7 \\ 16 \end{pmatrix}", r"\begin{pmatrix} 16 \\ 7 \end{pmatrix}", False),
         ("x=5", "5", True),
         ("5", "x=5", True),
         ("y = 2x + 3", "y=3+2x", True),
@@ -246,9 +242,8 @@ def test_unparsable_gold_is_none_whatever_the_completion(pool):
     bad = [None, "", "  ", "$$", r"\frac{1}{", "}{", float("nan"), "x" * 5000, "no \\boxed{ here"]
     for gold in bad:
         texts = [*boxed("5", str(gold)), "no answer", str(gold), None]
-        assert verify_answers(texts, [gold] * len(texts), pool=pool, deadline=60) == [None] * len(
-            texts
-        ), gold
+        verdicts = verify_answers(texts, [gold] * len(texts), pool=pool, deadline=60)
+        assert verdicts == [None] * len(texts), gold
 
 
 def test_completion_without_an_answer_is_false(pool):
@@ -288,9 +283,7 @@ def test_one_or_many_workers_agree():
     verdicts = []
     for workers in (1, 3):
         with AnswerPool(workers) as pool:
-            verdicts.append(
-                verify_answers([rf"\boxed{{{a}}}" for a in answers * 3], golds, pool=pool)
-            )
+            verdicts.append(verify_answers(boxed(*answers * 3), golds, pool=pool))
     assert verdicts[0] == verdicts[1] == [True, True, True, True, None, True, False] * 3
 
 
@@ -312,9 +305,8 @@ def test_order_of_the_batch_does_not_matter(pool, order):
         ("x+y", "x+y"),
     ]
     expected = [True, False, True, None, True, False, True, False, True, None, True, True]
-    got = verify_answers(
-        boxed(*(cases[i][1] for i in order)), [cases[i][0] for i in order], pool=pool, deadline=60
-    )
+    golds, answers = zip(*(cases[i] for i in order), strict=True)
+    got = verify_answers(boxed(*answers), list(golds), pool=pool, deadline=60)
     assert got == [expected[i] for i in order]
 
 
@@ -338,50 +330,43 @@ def test_math500(pool, record_property):
     golds = [r["answer"] for r in data]
     assert len(golds) == 500
     assert verify_answers(boxed(*golds), golds, deadline=60, pool=pool) == [True] * 500
-    assert (
-        verify_answers([r["solution"] for r in data], golds, deadline=60, pool=pool) == [True] * 500
-    )
-    assert (
-        pool.compare([(g, g) for g in golds], deadline=60) == [True] * 500
-    )  # also without the cheap rungs
+    solutions = [r["solution"] for r in data]
+    assert verify_answers(solutions, golds, deadline=60, pool=pool) == [True] * 500
+    # also without the cheap steps
+    assert pool.compare([(g, g) for g in golds], deadline=60) == [True] * 500
     following = golds[1:] + golds[:1]
     verdicts = verify_answers(boxed(*following), golds, deadline=60, pool=pool)
     differing = [(g, a, v) for g, a, v in zip(golds, following, verdicts, strict=True) if g != a]
     record_property("differing", len(differing))
     record_property("graded_false", sum(v is False for *_, v in differing))
-    assert [d for d in differing if d[2] is not False] == [
-        ("5", "x=5", True)
-    ]  # the same answer, written differently
+    # the same answer, written differently
+    assert [d for d in differing if d[2] is not False] == [("5", "x=5", True)]
 
 
 @needs_benchmarks
 def test_aime24_and_gsm8k():
     aime = rows("aime24.jsonl")
-    assert (
-        verify_answers(boxed(*(int(r["answer"]) for r in aime)), [r["answer"] for r in aime])
-        == [True] * 30
-    )
+    golds = [r["answer"] for r in aime]
+    assert verify_answers(boxed(*map(int, golds)), golds) == [True] * 30
     gsm8k = [r["answer"] for r in rows("gsm8k_test.jsonl")]
     assert verify_answers(gsm8k, gsm8k) == [True] * len(gsm8k)
     marked = [extract_answer(a) for a in gsm8k]
     following = marked[1:] + marked[:1]
-    expected = [
-        a.replace(",", "") == b.replace(",", "") for a, b in zip(marked, following, strict=True)
-    ]
+    digits = [[a.replace(",", "") for a in answers] for answers in (marked, following)]
+    expected = [a == b for a, b in zip(*digits, strict=True)]
     assert verify_answers(boxed(*following), gsm8k) == expected
 
 
 # hostile input
 
 
-@pytest.mark.parametrize("hostile", ["10^{10^{10}}", STONE, "(1+x)^{100000}", HOG])
+@pytest.mark.parametrize("hostile", ["10^{10^{10}}", UNINTERRUPTIBLE, "(1+x)^{100000}", SLOW])
 def test_no_hang_past_the_deadline(hostile):
     with AnswerPool(workers=1) as pool:
         assert pool.compare([("x+y", "y+x")], deadline=60) == [True]  # the worker is up
         start = time.monotonic()
-        assert verify_answers(boxed(hostile), [r"\frac{\pi}{2}"], deadline=1.0, pool=pool) == [
-            False
-        ]
+        gold = r"\frac{\pi}{2}"
+        assert verify_answers(boxed(hostile), [gold], deadline=1.0, pool=pool) == [False]
         assert time.monotonic() - start < 20
         assert pool.timeouts + pool.crashes <= 1
         assert pool.compare([("x+y", "y+x")], deadline=60) == [True]  # and so is its successor
@@ -394,9 +379,9 @@ def test_a_gold_that_takes_too_long_is_none():
         assert pool.timeouts + pool.crashes == 1
 
 
-def test_only_the_hog_of_a_batch_is_lost():
+def test_only_the_slow_answers_of_a_batch_are_lost():
     with AnswerPool(workers=2) as pool:
-        answers = [r"2\sqrt2", HOG, r"\sqrt{8}", HOG.replace("1 e", "2 e"), r"\sqrt9", r"8^{1/2}"]
+        answers = [r"2\sqrt2", SLOW, r"\sqrt{8}", SLOW.replace("1 e", "2 e"), r"\sqrt9", r"8^{1/2}"]
         got = verify_answers(boxed(*answers), [r"\sqrt8"] * 6, deadline=3, pool=pool)
         assert got == [True, False, True, False, False, True]
         assert pool.timeouts == 2
@@ -492,7 +477,9 @@ PARENT = """if True:
     from r1nb.answers import AnswerPool, verify_answers, default_pool
     assert verify_answers([r'\\boxed{y+x}'], ['x+y'], deadline=60) == [True]
     task = sys.argv[1]
-    if task: threading.Thread(target=verify_answers, args=([r'\\boxed{%s}' % task], ['x+y'], 2.0)).start()
+    if task:
+        arguments = [r'\\boxed{%s}' % task], ['x+y'], 2.0
+        threading.Thread(target=verify_answers, args=arguments).start()
     time.sleep(0.5)
     print('ready', flush=True)
     if sys.argv[2] == 'exit': sys.exit()
@@ -501,7 +488,8 @@ PARENT = """if True:
 
 @linux
 @pytest.mark.parametrize(
-    ("task", "end"), [("", "kill"), (HOG, "kill"), (STONE, "kill"), ("", "exit"), (HOG, "exit")]
+    ("task", "end"),
+    [("", "kill"), (SLOW, "kill"), (UNINTERRUPTIBLE, "kill"), ("", "exit"), (SLOW, "exit")],
 )
 def test_no_worker_outlives_its_parent(task, end):
     parent = subprocess.Popen(

@@ -14,8 +14,9 @@ import pytest
 from conftest import R1NB, ROOT, TASK, finish, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
-from r1nb import cli, launch, settings
+from r1nb import cli, jobs, pipeline, settings
 from r1nb.runs import open_run, running
+from r1nb.stages import all_stages
 
 HEAVY = {"torch", "transformers", "trl", "papermill", "IPython", "pandas", "datasets", "matplotlib"}
 
@@ -29,23 +30,14 @@ def tree(folder):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    "An empty working folder; runs go to `runs` in it."
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("R1NB_RUNS", str(tmp_path / "runs"))
-    settings.settings.cache_clear()
-    yield tmp_path
-    settings.settings.cache_clear()
-
-
-@pytest.fixture
 def command(here, monkeypatch, capfd):
     "`command(*arguments)`: exit code, output and messages of `r1nb` with its jobs run in this process."
-    monkeypatch.setattr(
-        launch,
-        "start_job",
-        lambda job: launch.guarded(lambda: launch.execute_job(job), debug=job.debug),
-    )
+
+    def start_here(job):
+        return jobs.guarded(lambda: jobs.execute_job(job), debug=job.debug)
+
+    monkeypatch.setattr(jobs, "start_job", start_here)
+    monkeypatch.setattr(pipeline, "start_job", start_here)
 
     def run(*arguments):
         try:
@@ -113,7 +105,7 @@ def test_help_and_version(tmp_path):
     runs = tmp_path / "runs"
     result = r1nb("--help", cwd=tmp_path, runs=runs)
     assert result.code == 0 and result.err == ""
-    for name in (*launch.STAGES, "pipeline", "run", "runs", "show", "doctor"):
+    for name in (*all_stages(), "pipeline", "run", "runs", "show", "doctor"):
         assert f"\n  {name}" in result.out or f"\n    {name}" in result.out
     result = r1nb("sft", "--help", cwd=tmp_path, runs=runs)
     assert result.code == 0 and "--config RECIPE" in result.out and "--keys" in result.out
@@ -127,7 +119,7 @@ def test_keys_are_listed_with_their_defaults(command):
     code, out, err = command("evaluate", "--keys", "num_")
     assert (
         code == 0
-        and "--num_problems  (None)\n      How many problems" in out
+        and "--num_problems  (None)\n      Maximum number of problems" in out
         and "--temperature" not in out
     )
     assert all("num_" in line for line in out.splitlines() if line.startswith("--"))
@@ -206,11 +198,11 @@ LINE = '{"problem": "1 + 1 =", "answer": "2"}\n'
         ("d.jsonl", LINE + '{"problem": "1 + 1"}\n', ["d.jsonl, row 2: no answer in columns problem"]),
         ("d.jsonl", "", ["d.jsonl has no rows"]),
         ("d.jsonl", "\n\n", ["d.jsonl has no rows"]),
-        ("d.parquet", "no parquet", ["d.parquet is no readable parquet file"]),
+        ("d.parquet", "no parquet", ["d.parquet is not a readable parquet file"]),
         ("d.txt", "1 + 1", ["d.txt", "unknown kind '.txt'; valid: .jsonl, .parquet"]),
         ("folder", None, ["folder folder has 0 .jsonl or .parquet files"]),
         ("reasoning_gym/chain_sums", None, ["did you mean 'chain_sum'?"]),
-        ("mth500", None, ["'mth500' is no file, folder, benchmark or Hub id"]),
+        ("mth500", None, ["'mth500' is not a file, folder, benchmark or Hub id"]),
     ],
     ids=["missing", "no-folder", "broken-line", "no-object", "no-utf8", "no-problem", "no-answer", "empty", "blank",
          "damaged", "kind", "folder", "task", "benchmark"],
@@ -224,7 +216,7 @@ def test_a_dataset_that_cannot_be_read(refused, here, evaluation, name, text, wo
 
 def test_traces_that_cannot_be_curated(refused, here, tiny_model):
     arguments = ["curate", "--model_name_or_path", tiny_model]
-    refused(arguments, "dataset_name: which traces?")
+    refused(arguments, "dataset_name is missing: set it to")
     (here / "t.jsonl").write_text('{"problem": "1 + 1 =", "answer": "2"}\n')
     refused(
         [*arguments, "--dataset_name", "t.jsonl"],
@@ -256,7 +248,7 @@ def test_more_problems_than_a_task_has(refused, evaluation):
         "{max_terms: 2, max_digits: 1}",
     ]
     refused(
-        [*evaluation, *task, "--num_problems", 5000], "has only", "num_problems 5000 asks for more"
+        [*evaluation, *task, "--num_problems", 5000], "has only", "fewer than num_problems 5000"
     )
     refused([*evaluation, *task[:2], "--dataset_kwargs", "{max_term: 2}"], "max_term")
 
@@ -389,9 +381,9 @@ stages:
         (
             "evaluate: {}",
             "--evalute.num_problems 3",
-            "overrides of a pipeline are written stage.key",
+            "overrides of a pipeline are given as stage.key",
         ),
-        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are written stage.key"),
+        ("evaluate: {}", "--num_problems 3", "overrides of a pipeline are given as stage.key"),
     ],
 )
 def test_a_pipeline_recipe_with_a_slip(refused, here, tiny_model, last, options, words):

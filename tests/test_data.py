@@ -591,6 +591,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     )
     code = (
         "import sys, json, resource\nfrom pathlib import Path\nfrom r1nb.curate import *\n"
+        "from r1nb.recipes import configure\n"
         "from r1nb.runs import open_run, read_log\n"
         "n, d = int(sys.argv[1]), Path(sys.argv[2])\n"
         "with open(d/'t.jsonl', 'w') as f:\n"
@@ -599,7 +600,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         "        text = '<think>' + 'a thought that goes on ' * 100 + f'{i}</think>{i}'\n"
         "        row = {'problem': f'{about} {i}', 'completion': text, 'num_tokens': 9, 'finish_reason': 'stop'}\n"
         "        f.write(json.dumps(row) + chr(10))\n"
-        "cfg, written = configure({'dataset_name': str(d/'t.jsonl'), 'benchmarks': [str(d.parent/'test.jsonl')],\n"
+        "cfg, written = configure(stage, {'dataset_name': str(d/'t.jsonl'), 'benchmarks': [str(d.parent/'test.jsonl')],\n"
         "    'steps': ['finished', 'format', 'repetition', 'distinct', 'decontaminate', 'per_problem'],\n"
         "    'max_repeated': 1})\n"
         "summary = run_curate(open_run(d/'run', 'curate', written), *cfg)\n"

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from r1nb.grpo import GroupTrainer, GRPOTrainer, configure, prompt_dataset
+from r1nb.grpo import GroupTrainer, GRPOTrainer, prompt_dataset, stage
 from r1nb.models import ModelChoice, load_model, load_tokenizer, tiny_model
+from r1nb.recipes import configure
 
 RECIPE = {
     "dataset_name": "reasoning_gym/chain_sum",
@@ -27,7 +28,9 @@ def folder(tmp_path_factory):
 
 
 def trainer_of(kind, folder, tmp_path, **keys):
-    (problems, model, args), _ = configure({**RECIPE, "model_name_or_path": str(folder), **keys})
+    (problems, model, args), _ = configure(
+        stage, {**RECIPE, "model_name_or_path": str(folder), **keys}
+    )
     args.output_dir = str(tmp_path)
     tokenizer = load_tokenizer(model)
     torch.manual_seed(0)

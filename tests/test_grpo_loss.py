@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset
 
 from r1nb import models
-from r1nb.grpo import LOSS_TYPES, GRPOTrainer, TRLGRPOConfig, advantages, grpo_loss
+from r1nb.grpo import LOSS_TYPES, GRPOTrainer, TRLGRPOConfig, grpo_loss
+from r1nb.rewards import advantages
 
 QUESTIONS = ("2 + 3 =", "How much is 7 times 8?")
 PROMPTS = [{"prompt": [{"role": "user", "content": q}]} for q in QUESTIONS for _ in range(4)]

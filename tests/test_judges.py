@@ -1,4 +1,4 @@
-"""Verdicts about programs and texts: nothing that is printed or said raises, hangs or passes by its form."""
+"""Verdicts about programs and texts: no output makes a judge raise, hang or accept it wrongly."""
 
 import asyncio
 import json
@@ -13,10 +13,9 @@ from conftest import r1nb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1nb import answers, benchmarks, models, rewards
+from r1nb import answers, benchmarks, rewards, templates
 from r1nb.judges import (
     PROVIDERS,
-    callable_program,
     read_cases,
     same_output,
     score_codeforces,
@@ -27,22 +26,15 @@ from r1nb.judges import (
 from r1nb.sandbox import Limits, guarantees
 from r1nb.settings import InputError
 
-STDIN = {
-    "language": "python",
-    "decimals": True,
-    "test_cases": [{"type": "stdin_stdout", "input": "", "output": "1"}],
-}
-CALL = {
-    "language": "python",
-    "test_cases": [
-        {"type": "function_call", "fn_name": "f", "input": "[2]", "output": "[4]", "wrapped": True}
-    ],
-}
-# A program that finds the mark of the call, prints something behind it, and leaves before the function is called.
-LEAVES = (
-    "import os, sys\ndef say(text):\n    print('\\n' + sys.modules['__main__'].call['mark'] + text, flush=True)\n"
-    "    os._exit(0)\n"
-)
+STDIN = {"decimals": True, "test_cases": [{"input": "", "output": "1"}]}
+F_OF_2 = {"type": "function_call", "fn_name": "f", "input": "[2]", "output": "[4]"}
+CALL = {"language": "python", "test_cases": [{**F_OF_2, "wrapped": True}]}
+# Finds the mark of the call, prints something behind it, and exits before the function is called.
+LEAVES = """import os, sys
+def say(text):
+    print('\\n' + sys.modules['__main__'].call['mark'] + text, flush=True)
+    os._exit(0)
+"""
 PRINTED = {
     "nesting": "'[' * 100_000",
     "signalling NaN": "'sNaN'",
@@ -74,7 +66,7 @@ def test_nothing_printed_raises(name):
     assert score_codeforces(f"print({text})", problem, "python", "partial") == 0.0
 
 
-def test_bytes_that_are_no_text_are_a_wrong_answer():
+def test_bytes_that_are_not_text_are_a_wrong_answer():
     assert score_program("import sys; sys.stdout.buffer.write(bytes(range(256)))", STDIN) == 0.0
     deep = "def f(n):\n    x = []\n    for _ in range(900): x = [x]\n    return x"
     assert score_program(deep, CALL) == 0.0
@@ -96,24 +88,36 @@ def test_blank_lines_around_an_output_do_not_count():
 
 
 def test_a_guard_for_the_command_line_does_not_run():
-    guarded = "class Solution:\n    def f(self, n): return n * n\nif __name__ == '__main__':\n    print(int(input()))\n"
+    guarded = """class Solution:
+    def f(self, n): return n * n
+if __name__ == '__main__':
+    print(int(input()))
+"""
     assert score_program(guarded, CALL) == 1.0
-    tools = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport pickle, sys, typing\n"
-        "@dataclass\nclass P:\n    n: int\n"
-        "def f(n: int) -> int:\n"
-        "    assert typing.get_type_hints(f)['n'] is int and sys.modules[__name__].P is P\n"
-        "    return pickle.loads(pickle.dumps(P(n * n))).n\n"
-    )
+    tools = """from __future__ import annotations
+from dataclasses import dataclass
+import pickle, sys, typing
+@dataclass
+class P:
+    n: int
+def f(n: int) -> int:
+    assert typing.get_type_hints(f)['n'] is int and sys.modules[__name__].P is P
+    return pickle.loads(pickle.dumps(P(n * n))).n
+"""
     assert score_program(tools, CALL) == 1.0
     assert score_program("def g(n): return 4", CALL) == 0.0
     assert score_program("f = (", CALL) == 0.0
-    assert "'{braces}'" in callable_program("x = '{braces}'").replace("\\'", "'")
+    braces = "def f(n): return {2: '{n}'}[n].format(n=n * n) == '4' and 4"
+    assert score_program(braces, CALL) == 1.0
 
 
 def test_a_program_that_reads_its_input_finds_none_and_is_called():
-    swallows = "import sys\ndata = sys.stdin.read()\ndef f(n): return n * n + len(data)\nassert __file__.endswith('.py')"
-    assert score_program(swallows, CALL) == 1.0
+    reads = """import sys
+data = sys.stdin.read()
+def f(n): return n * n + len(data)
+assert __file__.endswith('.py')
+"""
+    assert score_program(reads, CALL) == 1.0
     assert score_program("n = int(input())\ndef f(n): return 4", CALL) == 0.0
 
 
@@ -136,17 +140,10 @@ def test_a_program_that_reads_its_input_finds_none_and_is_called():
     ],
 )
 def test_what_equals_a_returned_value(returned, output, right):
-    case = {"type": "function_call", "fn_name": "f", "input": "[2]", "output": output}
-    for wrapped in (False, True):
-        info = {
-            "test_cases": [
-                {**case, "output": f"[{output}]" if wrapped else output, "wrapped": wrapped}
-            ]
-        }
-        assert score_program(f"def f(n): return {returned}", info) == float(right), (
-            returned,
-            wrapped,
-        )
+    source = f"def f(n): return {returned}"
+    for expected, wrapped in ((output, False), (f"[{output}]", True)):
+        info = {"test_cases": [{**F_OF_2, "output": expected, "wrapped": wrapped}]}
+        assert score_program(source, info) == float(right), wrapped
 
 
 @pytest.mark.parametrize(
@@ -165,22 +162,22 @@ def test_no_source_raises(hostile):
 
 def test_a_program_that_reads_the_mark_still_has_to_know_the_result():
     assert score_program(f"{LEAVES}say('[4]')", CALL) == 0.0
-    assert (
-        score_program(f"{LEAVES}say('4')", CALL) == 1.0
-    )  # it has the mark, and happens to know the result
+    # with the mark it can print the result, if it happens to know it
+    assert score_program(f"{LEAVES}say('4')", CALL) == 1.0
     for said in ("'5'", "'null'", "''", "'5\\n4'"):
         assert score_program(f"{LEAVES}say({said})", CALL) == 0.0, said
-    later = "import atexit, sys\nmark = sys.modules['__main__'].call['mark']\n"
-    assert (
-        score_program(
-            f"{later}atexit.register(print, '\\n' + mark + '5')\ndef f(n): return 4", CALL
-        )
-        == 0.0
-    )
-    equal = "class Any:\n    def __eq__(self, other): return True\n    def __repr__(self): return 'Any'\n"
-    assert score_program(f"{equal}def f(n): return Any()", CALL) == 0.0
-    leaves = "import sys\ndef f(n): sys.exit(0)"
-    assert score_program(leaves, CALL) == 0.0
+    at_exit = """import atexit, sys
+atexit.register(print, '\\n' + sys.modules['__main__'].call['mark'] + '5')
+def f(n): return 4
+"""
+    assert score_program(at_exit, CALL) == 0.0
+    equal = """class Any:
+    def __eq__(self, other): return True
+    def __repr__(self): return 'Any'
+def f(n): return Any()
+"""
+    assert score_program(equal, CALL) == 0.0
+    assert score_program("import sys\ndef f(n): sys.exit(0)", CALL) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -274,13 +271,13 @@ def test_an_ioi_row_that_cannot_be_used_is_named_before_anything_runs(wrong, wor
 
 
 @pytest.mark.parametrize("info", ["{", "[" * 100_000, "[1]", None, 5, '{"language": "python"}'])
-def test_verification_info_that_is_none_is_named_by_the_reward(info):
+def test_the_reward_names_a_bad_verification_info(info):
     with pytest.raises(InputError, match="program 2: verification_info: a mapping"):
         rewards.code_reward(["```python\nprint(1)\n```"] * 2, [json.dumps(STDIN), info])
 
 
-def test_what_a_remote_script_prints_is_not_believed():
-    "A program that finds its way to the script's output writes lines of its own."
+def test_lines_that_a_program_adds_to_a_remote_reply_are_refused():
+    "A program that reaches the script's output writes its lines there."
     lines = [
         "[" * 100_000,
         '["ok"]',
@@ -289,7 +286,6 @@ def test_what_a_remote_script_prints_is_not_believed():
         '["what", "", "", 0]',
         '["ok", "1", "", 0]',
     ]
-    found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E2B_ROUTER_URL", "nowhere")
         patch.setattr("r1nb.judges._post", lambda *_: [{"text": "\n".join(lines)}])
@@ -300,10 +296,12 @@ def test_what_a_remote_script_prints_is_not_believed():
 # texts
 
 PIECES = [
-    "<think>", "</think>", "<answer>", "</answer>", "\n", "```python", "```", "\\boxed{", "}", "a", " ", "Answer:",
-    "#### 1", ",1", "B", "(", ".", "Step 1:", "<think>\n", "\n</think>\n<answer>\n", "\n</answer>", "\\text{", "$", "1",
-]  # fmt: skip
-# What reads completions, as functions of a text.
+    *("<think>", "</think>", "<answer>", "</answer>", "\n", "```python", "```", "\\boxed{", "}"),
+    *("<think>\n", "\n</think>\n<answer>\n", "\n</answer>", "\\text{", "$", "a", " ", "1", ",1"),
+    *("Answer:", "#### 1", "B", "(", ".", "Step 1:"),
+]
+REWARDS_OF_FORM = ("format", "format_zero", "tag_count", "reasoning_steps", "code_format")
+# Functions that read completions.
 READERS = {
     "extract_answer": answers.extract_answer,
     "last_boxed": answers.last_boxed,
@@ -311,17 +309,10 @@ READERS = {
     "extract_choice": benchmarks.extract_choice,
     "extract_program": benchmarks.extract_program,
     "extract_code": rewards.extract_code,
-    "open_think": models.open_think,
+    "open_think": templates.open_think,
     **{
         name: lambda t, name=name: rewards.REWARDS[name](completions=[t])
-        for name in (
-            "format",
-            "format_zero",
-            "tag_count",
-            "reasoning_steps",
-            "code_format",
-            "repetition_penalty",
-        )
+        for name in (*REWARDS_OF_FORM, "repetition_penalty")
     },
     "open_r1 form": lambda t: rewards.format_reward([t], form="open_r1"),
 }
@@ -370,7 +361,7 @@ OLD_GSM8K = re.compile(
 
 @settings(max_examples=400)
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
-def test_the_linear_forms_say_what_the_patterns_said(pieces):
+def test_the_linear_forms_agree_with_the_patterns(pieces):
     for text in ("".join(pieces), "<think>\n" + "".join(pieces) + "\n</answer>"):
         assert rewards.code_format_reward([text]) == [float(old_code_format(text))]
         assert answers._GSM8K.findall(text) == OLD_GSM8K.findall(text)
@@ -387,29 +378,23 @@ def test_the_linear_forms_on_longer_texts():
             text[at : at + rng.randrange(4)] = rng.choice(PIECES)
         text = "".join(text)
         assert rewards.code_format_reward([text]) == [float(old_code_format(text))], text
-    for line in (
-        "#### 5",
-        "#### $1,000.50 .  ",
-        "#### 5 %",
-        "#### 5..",
-        "####5 \t.\t ",
-        "#### 5 x",
-        "#### .5.",
-    ):
+    right = ("#### 5", "#### $1,000.50 .  ", "#### 5 %", "####5 \t.\t ", "#### .5.")
+    for line in (*right, "#### 5..", "#### 5 x"):
         assert answers._GSM8K.findall(line) == OLD_GSM8K.findall(line), line
+        assert bool(answers._GSM8K.findall(line)) == (line in right), line
 
 
 # rewards
 
 
-def test_the_cosine_ends_at_its_length_and_wrong_answers_pay_less_the_longer_they_are():
+def test_the_cosine_ends_at_its_length_and_long_wrong_answers_lose_less():
     lengths = (100, 500, 1000, 1500, 2000, 10**6)
-    right, wrong = (
-        rewards.cosine_scaled_reward(
-            [f"\\boxed{{{a}}}".rjust(n) for n in lengths], ["1"] * len(lengths)
-        )
-        for a in (1, 2)
-    )
+
+    def cosine(answer):
+        texts = [f"\\boxed{{{answer}}}".rjust(n) for n in lengths]
+        return rewards.cosine_scaled_reward(texts, ["1"] * len(lengths))
+
+    right, wrong = cosine(1), cosine(2)
     assert right == sorted(right, reverse=True) and right[2:] == [0.5] * 4
     assert wrong == sorted(wrong) and wrong[2:] == [-0.5] * 4
     options = rewards.RewardOptions(reward_funcs=["cosine"])
@@ -441,7 +426,7 @@ def test_the_cosine_ends_at_its_length_and_wrong_answers_pay_less_the_longer_the
         ("format_form", ["r1"], "valid: open_r1"),
     ],
 )
-def test_options_of_rewards_that_make_no_sense(key, value, words):
+def test_invalid_options_of_rewards(key, value, words):
     with pytest.raises(InputError, match=f"{key}: .*{words}"):
         rewards.RewardOptions(**{key: value})
 
@@ -458,7 +443,7 @@ def test_options_of_rewards_that_make_no_sense(key, value, words):
         (None, "'None' for 2 completions; a list is needed"),
     ],
 )
-def test_a_reward_that_is_no_number_is_named(returned, words):
+def test_a_reward_that_is_not_a_number_is_named(returned, words):
     name = "of_a_test"
     rewards.REWARDS[name] = lambda completions, **_: returned
     try:
@@ -518,16 +503,15 @@ def test_an_asynchronous_reward_stays_one():
         del rewards.REWARDS["of_a_test"], rewards.REWARDS["of_another"]
 
 
-def test_half_a_character_can_be_looked_at():
+def test_half_a_character_can_be_previewed():
     table = rewards.preview_rewards(
         ["?\ud800"], ["\\boxed{5}\ud800"], ["accuracy", "format"], answer=["5"]
     )
-    assert table["accuracy"].tolist() == [1.0] and table["completion"].tolist() == [
-        "\\boxed{5}\ud800"
-    ]
+    assert table["accuracy"].tolist() == [1.0]
+    assert table["completion"].tolist() == ["\\boxed{5}\ud800"]
 
 
-def test_languages_of_a_block_need_not_be_run():
+def test_the_language_of_a_block_need_not_be_one_that_runs():
     for language in ("java", "bash", "r", "cpp", "javascript"):
         (func,) = rewards.get_reward_funcs(
             rewards.RewardOptions(reward_funcs=["code_format"], code_language=language)
@@ -537,7 +521,8 @@ def test_languages_of_a_block_need_not_be_run():
 
 
 def test_weights_that_do_not_match_the_rewards(tiny_model):
-    from r1nb.grpo import check, configure
+    from r1nb.grpo import check, stage
+    from r1nb.recipes import configure
 
     written = {
         "dataset_name": "reasoning_gym/chain_sum",
@@ -545,7 +530,7 @@ def test_weights_that_do_not_match_the_rewards(tiny_model):
         "model_name_or_path": str(tiny_model),
     }
     configuration, _ = configure(
-        {**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {}
+        stage, {**written, "reward_funcs": ["accuracy", "format"], "reward_weights": [1.0]}, {}
     )
     with pytest.raises(
         InputError, match="reward_weights: 1 weights for the 2 rewards accuracy, format"
@@ -575,5 +560,5 @@ def test_a_dry_run_checks_the_rewards_and_writes_nothing(tmp_path, tiny_model):
 
 
 @pytest.mark.skipif(not guarantees()["files"], reason="needs bubblewrap and user namespaces")
-def test_json_of_a_row_may_be_a_text():
+def test_verification_info_may_be_json():
     assert score_program("print(1)", json.dumps(STDIN)) == 1.0

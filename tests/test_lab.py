@@ -16,7 +16,7 @@ import yaml
 from conftest import DEADLINE, ROOT, TASK, TRAINING, browser_program, wait_for
 
 from r1nb.lab import launcher, run_job, submit, watch
-from r1nb.launch import free_port
+from r1nb.ranks import free_port
 from r1nb.runs import Run
 from r1nb.settings import InputError
 from r1nb.sft import checkpoints
@@ -290,7 +290,7 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
         num_processes=2,
         time="1:00:00",
     )
-    assert (run.status, run.manifest["slurm"]["job"]) == ("queued", 41)
+    assert (run.status, run.manifest["batch"]["job"]) == ("queued", 41)
     script = (tmp_path / "script").read_text()
     assert (
         "#SBATCH --time=1:00:00" in script

@@ -273,7 +273,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     process.send_signal(signal.SIGINT)
     result = stopped(process, job)
     assert result.code == 130 and result.seconds < 60
-    assert "interrupted" in result.err and "the same command goes on" in result.err
+    assert "interrupted" in result.err and "the same command resumes" in result.err
     assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "interrupted"
     the_record_is_whole("KeyboardInterrupt")
 
@@ -469,7 +469,7 @@ EARLY = {
     "sys.exit": ("import sys; sys.exit(0)", "ended it early (sys.exit"),
     "SystemExit": ("raise SystemExit", "ended it early (sys.exit"),
     "quit": ("quit()", "ended it early (sys.exit"),
-    "os._exit": ("import os; os._exit(0)", "without saying how: os._exit"),
+    "os._exit": ("import os; os._exit(0)", "without reporting a result: os._exit"),
     "forgotten": (None, "nothing left its `with running(run)`"),
     "empty": ("run.update(status='created')\nwith running(run): pass", "there is nothing in"),
 }
@@ -523,7 +523,7 @@ def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kin
 def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_path, kind):
     recipe, path, message = generate_job(tmp_path, tiny_model, kind)
     code = (
-        "import sys; from r1nb.launch import load_pipeline, run_pipeline; pipeline = load_pipeline(sys.argv[1])\n"
+        "import sys; from r1nb.pipeline import load_pipeline, run_pipeline; pipeline = load_pipeline(sys.argv[1])\n"
         "pipeline.jobs['generate'].notebook = sys.argv[2]; sys.exit(run_pipeline(pipeline, report=False))"
     )
     env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}
@@ -611,7 +611,7 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["r.ipynb"], "r.ipynb: a notebook in r; the engine r1nb runs python"),
+        (["r.ipynb"], "r.ipynb: the notebook is in r; the r1nb engine runs Python only"),
         (
             ["plain.ipynb", "-p", "steps", "[1, 2"],
             "-p steps: '[1, 2' begins like a list but is not valid JSON",
@@ -619,8 +619,8 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
         (["plain.ipynb", "-p", "step", "3"], "unknown parameter 'step'; did you mean 'steps'?"),
         (["plain.ipynb", "--steps", "3"], "-p name value"),
         (["missing.ipynb"], "missing.ipynb does not exist"),
-        (["text.ipynb", "-p", "steps", "3"], "text.ipynb is no notebook"),
-        (["text.ipynb"], "text.ipynb is no notebook"),
+        (["text.ipynb", "-p", "steps", "3"], "text.ipynb is not a notebook"),
+        (["text.ipynb"], "text.ipynb is not a notebook"),
         ([str(ROOT / "nbs" / "jobs" / "evaluate.ipynb"), "-p", "temperature", "1"], "--key value"),
     ],
 )

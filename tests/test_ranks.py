@@ -178,12 +178,13 @@ def test_bad_choices(arguments, message, tmp_path):
 def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, monkeypatch):
     import importlib
 
+    from r1nb.recipes import configure
     from r1nb.settings import InputError
 
     module = importlib.import_module(f"r1nb.{stage}")
     keys = {"use_peft": True, "model_name_or_path": "bundled"}
-    configuration, _ = module.configure(
-        {**keys, "dataset_name": str(recipe.parent / "traces.jsonl")}
+    configuration, _ = configure(
+        module.stage, {**keys, "dataset_name": str(recipe.parent / "traces.jsonl")}
     )
     for name, value in stand.items():
         monkeypatch.setenv(name, value)

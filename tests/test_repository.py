@@ -1,4 +1,4 @@
-"The repository itself: notebooks and package say the same, notebooks have their form, rooms stand on each other."
+"The repository itself: notebooks and package in step, the form of notebooks, who may import whom."
 
 import ast
 import json
@@ -102,6 +102,21 @@ def test_a_job_has_one_cell_of_parameters(notebook):
     assert len(tagged) == 1 and tagged[0]["cell_type"] == "code" and exports(notebook) == []
     expected = {"pipeline_dir"} if notebook.stem == "report" else {"config", "overrides", "run_dir"}
     assert set(notebook_parameters(notebook)) == expected
+
+
+def test_code_is_formatted():
+    "ruff at 100 columns over notebooks, tests and scripts."
+    command = [sys.executable, "-m", "ruff", "format", "--check", "--no-cache"]
+    done = subprocess.run(
+        [*command, "nbs", "tests", "scripts"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-500:]
+
+
+@pytest.mark.parametrize("notebook", JOBS, ids=named)
+def test_a_job_names_its_stage(notebook):
+    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    assert metadata["r1nb"] == {"stage": notebook.stem}
 
 
 def imports(module):

@@ -4,10 +4,12 @@ import subprocess
 import sys
 import textwrap
 
+import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from r1nb import curate
 from r1nb.rewards import (
     REWARDS,
     RewardOptions,
@@ -35,48 +37,32 @@ def chat(*texts):
 
 
 def test_accuracy_for_strings_and_conversations():
-    texts, answer = (
-        [RIGHT, r"<think>9+2</think>\boxed{11}", "<think>18</think>18", RIGHT, RIGHT],
-        ["18", "18", "18", "", None],
-    )
+    texts = [RIGHT, r"<think>9+2</think>\boxed{11}", "<think>18</think>18", RIGHT, RIGHT]
+    answer = ["18", "18", "18", "", None]
     expected = [1.0, 0.0, 0.0, None, None]
     assert accuracy_reward(texts, answer) == expected
-    assert (
-        accuracy_reward(
-            completions=chat(*texts),
-            answer=answer,
-            prompts=[[{"role": "user", "content": "?"}]] * 5,
-            ids=[1] * 5,
-        )
-        == expected
-    )
+    columns = {"prompts": [[{"role": "user", "content": "?"}]] * 5, "ids": [1] * 5}
+    assert accuracy_reward(completions=chat(*texts), answer=answer, **columns) == expected
 
 
 def test_accuracy_of_a_symbolic_answer():
-    assert accuracy_reward(chat(r"\boxed{2\sqrt2}", r"\boxed{2\sqrt3}"), [r"\sqrt{8}"] * 2) == [
-        1.0,
-        0.0,
-    ]
+    texts = chat(r"\boxed{2\sqrt2}", r"\boxed{2\sqrt3}")
+    assert accuracy_reward(texts, [r"\sqrt{8}"] * 2) == [1.0, 0.0]
 
 
 def test_accuracy_logs_what_it_extracted():
     logged = {}
-    accuracy_reward(
-        chat(RIGHT, "18"),
-        ["18", "18"],
-        log_extra=lambda name, values: logged.update({name: values}),
-    )
+    accuracy_reward(chat(RIGHT, "18"), ["18", "18"], log_extra=logged.__setitem__)
     assert logged == {"extracted_answer": ["18", ""]}
 
 
-def test_a_box_in_an_unfinished_thought_pays_nothing():
+def test_a_box_in_unfinished_reasoning_earns_nothing():
     cut = r"so \boxed{18}. But"
     rendered = "9*2?<|im_start|>assistant\n<think>\n"
     assert accuracy_reward([cut, cut], ["18"] * 2, prompts=["9*2?", rendered]) == [1.0, 0.0]
     (func,) = get_reward_funcs(["accuracy"], prefill=open_think(rendered))
-    assert func(
-        completions=chat(cut, "9*2</think>\\boxed{18}"), prompts=None, answer=["18"] * 2
-    ) == [0.0, 1.0]
+    texts = chat(cut, "9*2</think>\\boxed{18}")
+    assert func(completions=texts, prompts=None, answer=["18"] * 2) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -105,12 +91,17 @@ def test_a_box_in_an_unfinished_thought_pays_nothing():
 def test_forms(text, r1, zero):
     assert format_reward([text]) == format_reward(chat(text)) == [float(r1)]
     assert format_zero_reward([text]) == [float(zero)]
+    selected = curate.format(pd.DataFrame({"completion": [text]}), None)
+    assert list(selected) == [bool(r1)]  # what earns the reward is what a training sees
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
+@example("0", "<think>")
+@example("</think>", "b")
 @settings(max_examples=200, deadline=None)
 def test_form_of_any_thought_and_answer(thought, answer):
-    expected = float(bool(thought.strip()) and bool(answer.strip()))
+    tags = any(tag in text for tag in ("<think>", "</think>") for text in (thought, answer))
+    expected = float(bool(thought.strip()) and bool(answer.strip()) and not tags)
     assert format_reward([f"<think>{thought}</think>{answer}"]) == [expected]
 
 
@@ -130,49 +121,28 @@ def test_a_prompt_that_ends_with_think_counts(func):
     assert filled(completions=[text, rest]) == [1.0, 1.0]
 
 
-def test_tag_count_asks_for_exactly_one():
+def test_tag_count_requires_exactly_one():
     pieces = ["<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>"]
     assert [tag_count_reward([p])[0] for p in pieces] == [0.25] * 4
-    assert tag_count_reward(
-        ["".join(pieces), "".join(pieces[:2]), "".join(pieces) * 2, "<think></think>"]
-    ) == [
-        1.0,
-        0.5,
-        0.0,
-        0.0,
-    ]
+    whole = "".join(pieces)
+    texts = [whole, "".join(pieces[:2]), whole * 2, "<think></think>"]
+    assert tag_count_reward(texts) == [1.0, 0.5, 0.0, 0.0]
 
 
 def test_texts_of_messages():
     split = {"role": "assistant", "content": "b", "reasoning_content": "a"}
-    parts = {
-        "role": "assistant",
-        "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}],
-    }
-    tool = [
-        {"role": "assistant", "content": "call"},
-        {"role": "tool", "content": "3"},
-        {"role": "assistant", "content": "end"},
-    ]
-    empty = {"role": "assistant", "content": None}
-    assert completion_texts([[split], [parts], tool, [empty], []]) == [
-        "<think>\na\n</think>\nb",
-        "xy",
-        "end",
-        "",
-        "",
-    ]
+    pieces = [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]
+    parts = {"role": "assistant", "content": pieces}
+    tool = [*chat("call")[0], {"role": "tool", "content": "3"}, *chat("end")[0]]
+    texts = completion_texts([[split], [parts], tool, *chat(None), []])
+    assert texts == ["<think>\na\n</think>\nb", "xy", "end", "", ""]
     assert format_reward([[split]]) == [1.0]
 
 
 def test_names():
-    funcs = get_reward_funcs(["accuracy", "format", "tag_count", "r1nb.rewards:format_zero_reward"])
-    assert [f.__name__ for f in funcs] == [
-        "accuracy_reward",
-        "format_reward",
-        "tag_count_reward",
-        "format_zero_reward",
-    ]
+    names = ["accuracy", "format", "tag_count", "r1nb.rewards:format_zero_reward"]
+    expected = ["accuracy_reward", "format_reward", "tag_count_reward", "format_zero_reward"]
+    assert [f.__name__ for f in get_reward_funcs(names)] == expected
 
 
 @pytest.mark.parametrize(
@@ -182,7 +152,7 @@ def test_names():
         ("zzz", "valid: accuracy, binary_code"),
         ("no_such_module:f", "no_such_module"),
         ("r1nb.rewards:format_rewrd", "did you mean 'format_reward'"),
-        ("r1nb.rewards:TAGS", "is no function"),
+        ("r1nb.rewards:TAGS", "is not a function"),
         (":f", "cannot be imported"),
     ],
 )
@@ -196,7 +166,7 @@ def test_names_must_be_a_list():
         get_reward_funcs("accuracy")
 
 
-def test_own_reward(monkeypatch, tmp_path):
+def test_a_reward_of_the_user(monkeypatch, tmp_path):
     (tmp_path / "my_rewards.py").write_text(
         "def short(completions, **_): return [-len(c) for c in completions]"
     )
@@ -205,8 +175,7 @@ def test_own_reward(monkeypatch, tmp_path):
     assert table["my_rewards:short"].tolist() == [-2, -4]
 
 
-def test_register(monkeypatch):
-    monkeypatch.setattr("r1nb.rewards.REWARDS", REWARDS)
+def test_register():
     try:
 
         @register_reward("always_one")
@@ -245,22 +214,12 @@ def test_import_is_light():
 
 
 def test_reasoning_steps_counts_a_numbered_list_only_at_the_start():
-    assert reasoning_steps_reward(
-        ["1. a\n2. b\n3. c", "\n- a\n- b\n* c", "Step 1: a Step 22: b"]
-    ) == [
-        1 / 3,
-        1.0,
-        2 / 3,
-    ]
+    texts = ["1. a\n2. b\n3. c", "\n- a\n- b\n* c", "Step 1: a Step 22: b"]
+    assert reasoning_steps_reward(texts) == [1 / 3, 1.0, 2 / 3]
 
 
 def test_length_is_compared_within_a_prompt():
-    texts = [
-        r"\boxed{1}",
-        r"\boxed{1}".rjust(100),
-        r"\boxed{1}".rjust(500),
-        r"\boxed{1}".rjust(900),
-    ]
+    texts = [r"\boxed{1}".rjust(length) for length in (0, 100, 500, 900)]
     assert len_reward(texts, ["1"] * 4, prompts=["a", "a", "b", "b"]) == [0.5, -0.5, 0.5, -0.5]
     wrong = len_reward(texts[:2], ["2", "2"])
     assert wrong == [0.0, -0.5]  # short and wrong gains nothing
@@ -274,7 +233,7 @@ def test_cosine_of_length_and_verdict():
     assert cosine_scaled_reward([half], [None]) == [None]
 
 
-def test_a_reward_without_a_reference_column_says_so():
+def test_a_missing_reference_column_is_named():
     with pytest.raises(InputError, match="column 'answer'"):
         cosine_scaled_reward([RIGHT])
 
@@ -288,9 +247,9 @@ def test_repetition_is_the_share_of_seen_ngrams(words, n):
 
 def test_repetition_in_chinese():
     pytest.importorskip("jieba")
-    assert repetition_penalty_reward(
-        ["我爱北京我爱北京", "我爱北京"], ngram_size=2, language="zh"
-    ) == pytest.approx([-0.4, 0.0])
+    texts = ["我爱北京我爱北京", "我爱北京"]
+    penalties = repetition_penalty_reward(texts, ngram_size=2, language="zh")
+    assert penalties == pytest.approx([-0.4, 0.0])
     with pytest.raises(InputError, match="did you mean 'zh'"):
         repetition_penalty_reward(["a"], language="zhh")
 
@@ -303,28 +262,18 @@ def test_options_come_from_the_recipe():
         format_form="open_r1",
     )
     overlong, form = get_reward_funcs(options, prefill="<think>\n")
-    assert overlong(
-        completions=["a"] * 3, prompts=["?"] * 3, completion_ids=[[0] * 6, [0] * 8, [0] * 11]
-    ) == [
-        0.0,
-        -0.5,
-        -1.0,
-    ]
-    assert form(
-        completions=["x\n</think>\n<answer>\n1\n</answer>", "x</think>1"], prompts=["?"] * 2
-    ) == [1.0, 0.0]
-    assert (overlong.__name__, form.__name__) == (
-        "soft_overlong_punishment_reward",
-        "format_reward",
-    )
+    ids = [[0] * 6, [0] * 8, [0] * 11]
+    penalties = overlong(completions=["a"] * 3, prompts=["?"] * 3, completion_ids=ids)
+    assert penalties == [0.0, -0.5, -1.0]
+    texts = ["x\n</think>\n<answer>\n1\n</answer>", "x</think>1"]
+    assert form(completions=texts, prompts=["?"] * 2) == [1.0, 0.0]
+    assert overlong.__name__ == "soft_overlong_punishment_reward"
+    assert form.__name__ == "format_reward"
 
 
 def test_every_reward_takes_trls_call():
     "All of the registry on one call as TRL makes it: one number or None for each completion."
-    info = {
-        "language": "python",
-        "test_cases": [{"type": "stdin_stdout", "input": "", "output": "18"}],
-    }
+    info = {"language": "python", "test_cases": [{"input": "", "output": "18"}]}
     columns = dict(
         prompts=[[{"role": "user", "content": "?"}]] * 2,
         completions=chat(RIGHT, "```python\nprint(18)\n```"),

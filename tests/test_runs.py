@@ -54,7 +54,7 @@ DAMAGED = {
         f"{key}: {value!r}": json.dumps({**WHOLE, key: value})
         for key, value in {
             "started": 5,
-            "slurm": "x",
+            "batch": "x",
             "pid": "abc",
             "config": None,
             "status": "done",
@@ -67,7 +67,7 @@ DAMAGED = {
             "git": "abc",
         }.items()
     },
-    "slurm.job": json.dumps({**WHOLE, "slurm": {"job": "1; touch f"}}),
+    "batch.job": json.dumps({**WHOLE, "batch": {"job": "1; touch f"}}),
 }
 
 
@@ -500,12 +500,12 @@ def test_an_error_of_the_disk_names_the_file(disk):
 
 AT_ONCE = """
 import json, pathlib, sys, time
-from r1nb import launch
+from r1nb import jobs
 from r1nb.engine import import_papermill
 import_papermill()
 pathlib.Path(sys.argv[2] + '.ready').write_text('')
 while not pathlib.Path(sys.argv[3]).exists(): time.sleep(0.001)
-sys.exit(launch.main(['job', sys.argv[1]]))
+sys.exit(jobs.main(['job', sys.argv[1]]))
 """
 
 
@@ -761,7 +761,7 @@ def test_make_quickstart_passes_text_on_and_runs_none(value, stubbed, tmp_path):
 
 @pytest.mark.parametrize("value", NASTY)
 def test_batch_scripts_hold_text_and_run_none(value, tmp_path):
-    from r1nb.launch import Job
+    from r1nb.jobs import Job
     from r1nb.slurm import SlurmOptions, batch_script
 
     job = Job(

@@ -1,4 +1,4 @@
-"The documentation in a real browser, over http below a path and from files: pages, search, formulas, plots, colours."
+"The documentation site in a real browser: pages, search, formulas, plots, colours, code width."
 
 import ast
 import functools
@@ -22,7 +22,7 @@ CONTRAST = (ROOT / "tests" / "page_contrast.js").read_text(encoding="utf-8")
 
 
 def demo_runs(root):
-    "Three runs as the stages leave them, without a model: SFT with a record that holds a plot, two of GRPO."
+    "Three runs without a model: SFT whose executed notebook has a plot, and two of GRPO."
     import base64
     import io
 
@@ -41,8 +41,11 @@ def demo_runs(root):
             sft.log(step, loss=0.5 + 1 / step)
         summary.update(train_loss=0.68)
     data = {"image/png": base64.b64encode(picture.getvalue()).decode()}
-    cells = [nbformat.v4.new_markdown_cell("# sft"),
-             nbformat.v4.new_code_cell("plot()", outputs=[nbformat.v4.new_output("display_data", data)])]  # fmt: skip
+    plot = nbformat.v4.new_output("display_data", data)
+    cells = [
+        nbformat.v4.new_markdown_cell("# sft"),
+        nbformat.v4.new_code_cell("plot()", outputs=[plot]),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), sft / "job.ipynb")
     for seed in (0, 1):
         run = open_run(
@@ -102,7 +105,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, folder, base):
-    "Function: a page at an address, in a scheme; `page.troubles` gathers errors and requests to anybody else."
+    "Function that opens a page; `page.troubles` collects its errors and requests to other hosts."
     contexts = []
     nothing = {
         **json.loads((folder / "search/search_index.json").read_text(encoding="utf-8")),
@@ -193,6 +196,27 @@ def test_every_public_name_has_signature_text_and_source(folder, name):
             assert f'href="../source/r1nb/{name}.py.html#L-{node.lineno}"' in sections[node.name]
 
 
+def test_answers_of_exercises_are_folded(base, open_page):
+    page, shown = open_page(base), 0
+    for notebook in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        answers = [c for c in cells if "answer" in c["metadata"].get("tags", [])]
+        if not answers:
+            continue
+        page.goto(f"{base}{notebook.stem}.html")
+        found = page.locator("details.answer")
+        assert found.count() == len(answers), notebook.name
+        for i, cell in enumerate(answers):
+            details, code = found.nth(i), found.nth(i).locator("code").first
+            assert details.locator("summary").inner_text() == "Answer"
+            assert not code.is_visible()
+            details.locator("summary").click()
+            assert code.is_visible()
+            assert code.inner_text().strip() == "".join(cell["source"]).strip()
+        shown += len(answers)
+    assert shown >= 3 and page.troubles == []
+
+
 def test_the_first_page_is_light(folder, base, open_page):
     page = open_page(base + "index.html", search=True)
     page.wait_for_load_state("networkidle")
@@ -202,16 +226,14 @@ def test_the_first_page_is_light(folder, base, open_page):
         if u.startswith(base)
     }
     assert page.troubles == [] and {"index.html", "search/search_index.json"} <= set(files)
-    sizes = {
-        name: len(gzip.compress(content)) for name, content in files.items()
-    }  # as GitHub Pages sends them
+    # compressed, as GitHub Pages sends them
+    sizes = {name: len(gzip.compress(content)) for name, content in files.items()}
     assert 50_000 < sum(sizes.values()) < 300_000, sizes
 
 
 def hits(page, text):
-    page.wait_for_load_state(
-        "networkidle"
-    )  # from files a letter typed before the search is there is lost
+    # a letter that is typed before the search has loaded is lost
+    page.wait_for_load_state("networkidle")
     page.keyboard.press("/")
     page.get_by_role("textbox", name="Search").press_sequentially(text, delay=20)
     page.locator(".md-search-result__link", has_text=text).first.wait_for(timeout=20000)
@@ -240,8 +262,15 @@ def test_a_formula_is_laid_out(base, open_page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_stand_out(base, open_page, scheme):
     page, flaws = open_page(base, scheme), {}
-    pages = ("index.html", "45_grpo.html", "34_curate.html", "api/settings.html", "source/r1nb/settings.py.html",
-             "gallery/index.html", "gallery/runs/demo-sft.html")  # fmt: skip
+    pages = [
+        "index.html",
+        "45_grpo.html",
+        "34_curate.html",
+        "api/settings.html",
+        "source/r1nb/settings.py.html",
+        "gallery/index.html",
+        "gallery/runs/demo-sft.html",
+    ]
     for name in pages:
         page.goto(base + name)
         result = page.evaluate(CONTRAST)
@@ -249,10 +278,10 @@ def test_texts_stand_out(base, open_page, scheme):
         if result["found"]:
             flaws[name] = result["found"]
     assert flaws == {}
-    page.evaluate(
-        "document.querySelector('h1').style.color = '#888'; document.querySelector('p').style.color = '#777'"
-    )
-    assert len(page.evaluate(CONTRAST)["found"]) >= 1  # it would have seen one
+    # the check does find texts that are too pale
+    page.evaluate("document.querySelector('h1').style.color = '#888'")
+    page.evaluate("document.querySelector('p').style.color = '#777'")
+    assert len(page.evaluate(CONTRAST)["found"]) >= 1
 
 
 def test_the_switch_to_dark_is_remembered(base, open_page):
@@ -265,36 +294,42 @@ def test_the_switch_to_dark_is_remembered(base, open_page):
 def test_the_map_leads_through_the_pipeline(base, open_page):
     page = open_page(base + "index.html")
     targets = page.eval_on_selector_all(".map a", "links => links.map(a => a.href.baseVal)")
-    assert {
-        "33_generate.html",
-        "34_curate.html",
-        "42_sft.html",
-        "45_grpo.html",
-        "50_evaluate.html",
-    } <= set(targets)
+    stages = ["33_generate", "34_curate", "42_sft", "45_grpo", "50_evaluate"]
+    assert {f"{stage}.html" for stage in stages} <= set(targets)
     page.locator(".map a", has_text="GRPO").click()
     assert page.url.endswith("/r1nb/45_grpo.html")
 
 
+CUT_OFF = """() => {
+  document.querySelectorAll('details').forEach(d => d.open = true)
+  const longest = e => Math.max(...e.innerText.split('\\n').map(line => line.trimEnd().length))
+  return [...document.querySelectorAll('pre > code, pre.output, pre.listing')]
+    .filter(e => longest(e) <= 100 && e.scrollWidth > e.clientWidth)
+    .map(e => e.innerText.slice(0, 80))
+}"""
+
+
+def test_code_of_100_columns_is_shown_whole(folder, base, open_page):
+    page, flaws = open_page(base, width=1220), {}  # the narrowest window with both side bars
+    pages = [p.name for p in folder.glob("[0-9][0-9]_*.html")]
+    for name in [*pages, "api/runs.html", "source/r1nb/settings.py.html"]:
+        page.goto(base + name)
+        if found := page.evaluate(CUT_OFF):
+            flaws[name] = found
+    assert flaws == {}
+
+
 def test_nothing_sticks_out_of_a_narrow_window(base, open_page):
     page = open_page(base, width=380)
-    for name in (
-        "index.html",
-        "15_statistics.html",
-        "60_engine.html",
-        "api/launch.html",
-        "gallery/index.html",
-    ):
-        page.goto(base + name)
+    for name in ("index", "15_statistics", "60_engine", "api/engine", "gallery/index"):
+        page.goto(f"{base}{name}.html")
         assert page.evaluate("document.documentElement.scrollWidth") <= 381, name
 
 
 def test_the_gallery_compares_runs(base, open_page):
     page = open_page(base + "gallery/index.html")
-    assert (
-        page.locator("tbody tr").count() == 3
-        and page.get_by_role("img", name="reward over step").count() == 1
-    )
+    assert page.locator("tbody tr").count() == 3
+    assert page.get_by_role("img", name="reward over step").count() == 1
     reward = page.locator("svg", has=page.locator("text=reward"))
     lines = reward.locator("[id^=run-] path")
     assert lines.count() == 2 and all(lines.nth(i).bounding_box()["width"] > 100 for i in (0, 1))
@@ -307,22 +342,12 @@ def test_the_gallery_compares_runs(base, open_page):
 
 def test_the_command_writes_the_gallery(tmp_path, open_page):
     demo_runs(tmp_path / "runs")
-    result = r1nb(
-        "runs",
-        "--html",
-        tmp_path / "pages",
-        "--stage",
-        "grpo",
-        cwd=tmp_path,
-        runs=tmp_path / "runs",
-    )
-    assert (result.code, result.out.strip()) == (0, str(tmp_path / "pages/index.html")), result.err
-    page = open_page((tmp_path / "pages/index.html").as_uri())
+    runs, pages = tmp_path / "runs", tmp_path / "pages"
+    result = r1nb("runs", "--html", pages, "--stage", "grpo", cwd=tmp_path, runs=runs)
+    assert (result.code, result.out.strip()) == (0, str(pages / "index.html")), result.err
+    page = open_page((pages / "index.html").as_uri())
     assert sorted(page.locator("tbody th").all_inner_texts()) == ["demo/grpo-0", "demo/grpo-1"]
     assert page.get_by_role("img", name="reward over step").count() == 1 and page.troubles == []
-    refused = r1nb("runs", "--html", tmp_path / "runs", cwd=tmp_path, runs=tmp_path / "runs")
-    assert (
-        refused.code == 2
-        and "is no gallery" in refused.err
-        and (tmp_path / "runs/demo/sft/job.ipynb").exists()
-    )
+    refused = r1nb("runs", "--html", runs, cwd=tmp_path, runs=runs)
+    assert refused.code == 2 and "not a gallery" in refused.err
+    assert (runs / "demo/sft/job.ipynb").exists()

@@ -12,6 +12,7 @@ import yaml
 from cluster import Cluster, available
 from conftest import ROOT, TASK, losses, r1nb, wait_for
 
+from r1nb import scheduler  # noqa: F401  runs ask the queue from here on
 from r1nb.runs import Run, read_log
 from r1nb.sft import last_checkpoint
 
@@ -185,7 +186,7 @@ def test_cancel(cluster, recipe, tmp_path):
     [
         (("--partition", "nowhere"), "invalid partition"),
         (("--gpus_per_node", "9"), "not available"),
-        (("--time", "4h"), "no time limit"),
+        (("--time", "4h"), "not a slurm time limit"),
         (("--nodes", "2", "--num_processes", "3"), "cannot be spread evenly"),
         (("--learning_rat", "1"), "did you mean 'learning_rate'"),
     ],
@@ -299,7 +300,7 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
             "the server died during the job",
         ),
         (r"bash \S*/job0*{job}/slurm_script", signal.SIGKILL, ""),  # nobody is left to say anything
-        (r"^\S*python\S* -m r1nb.launch job", signal.SIGKILL, "ended with exit code 137"),
+        (r"^\S*python\S* -m r1nb.jobs job", signal.SIGKILL, "ended with exit code 137"),
     ],
     ids=["server", "shell", "client"],
 )

@@ -1,4 +1,4 @@
-"""Statistics of an evaluation: exact values, invariants, and what the intervals promise."""
+"Statistics of an evaluation: exact values, invariants, and coverage of the intervals."
 
 import itertools
 import math
@@ -135,12 +135,13 @@ def test_upper_ends_do_not_fall_when_a_problem_is_solved():
 
 def test_equal_means_between_0_and_1_do_not_look_exact():
     e = avg_at_n(np.tile([1, 0], (30, 1)))
-    assert (e.value, e.se) == (0.5, 0) and e.low < 0.45 and e.high > 0.55
+    assert (e.value, e.se) == (0.5, 0)
+    assert e.low < 0.45 and e.high > 0.55
     single = avg_at_n([[1, 0, 0, 0]])
     assert single.value == 0.25 and math.isnan(single.se) and single.high - single.low > 0.9
 
 
-# What the intervals promise
+# Coverage
 
 
 def coverage(n_problems, n_samples, mean, concentration, repeats=800, seed=0):
@@ -224,16 +225,13 @@ def test_equal_differences_have_the_p_value_of_the_sign_test(n_problems, p):
 
 
 def test_frames_are_matched_by_problem_and_arrays_by_row():
-    a, b = (
-        long_frame([[1, 1], [0, 0], [1, 0]], ["x", "y", "z"]),
-        long_frame([[0], [1], [0]], ["z", "x", "y"]),
-    )
+    a = long_frame([[1, 1], [0, 0], [1, 0]], ["x", "y", "z"])
+    b = long_frame([[0], [1], [0]], ["z", "x", "y"])
     d = paired_difference(a, b)
     assert d.value == pytest.approx((0 + 0 + 0.5) / 3)
     assert paired_difference(verdict_matrix(a), verdict_matrix(b)) == d
-    assert paired_difference([[1, 1], [0, 0], [1, 0]], [[0], [1], [0]]).value == pytest.approx(
-        (1 - 1 + 0.5) / 3
-    )
+    by_row = paired_difference([[1, 1], [0, 0], [1, 0]], [[0], [1], [0]])
+    assert by_row.value == pytest.approx((1 - 1 + 0.5) / 3)
 
 
 def test_different_problems_are_refused():
@@ -265,9 +263,8 @@ def test_minimum_detectable_difference_has_the_power_it_claims():
     delta = minimum_detectable_difference(sd, n)
     p = stats.ttest_1samp(rng.normal(delta, sd, (4000, n)), 0, axis=1).pvalue
     assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.03)
-    assert minimum_detectable_difference(1, 10**6) * 1000 == pytest.approx(
-        1.95996 + 0.84162, abs=1e-4
-    )
+    normal = 1.95996 + 0.84162
+    assert minimum_detectable_difference(1, 10**6) * 1000 == pytest.approx(normal, abs=1e-4)
     assert minimum_detectable_difference(sd, 120) < delta / 2
     assert minimum_detectable_difference(sd, n, power=0.9) > delta
     for bad in ({"sd": -1}, {"sd": math.nan}, {"n_problems": 1}, {"power": 1}, {"alpha": 0}):
@@ -313,7 +310,7 @@ def test_ties_are_broken_fairly_over_exchangeable_samples():
     assert maj_at_n(right.astype(str), right).value == pytest.approx(0.5, abs=0.03)
 
 
-def test_maj_at_n_refuses_tables_that_do_not_fit():
+def test_maj_at_n_refuses_mismatched_tables():
     with pytest.raises(InputError, match="2 reference answers for 1"):
         maj_at_n([["a", "b"]], ["a", "b"])
     with pytest.raises(InputError, match="must be equal"):
@@ -330,7 +327,7 @@ def test_maj_at_n_refuses_tables_that_do_not_fit():
     [
         ([1, 0], r"shape \(2,\)"),
         ([[1, 0], [1]], "same number of samples"),
-        ([["yes"]], "no table of numbers"),
+        ([["yes"]], "not a table of numbers"),
         ([[]], "nothing to average"),
         (np.zeros((0, 4)), "nothing to average"),
         ([[0, 2]], "sample 1 is 2.0"),
@@ -379,11 +376,8 @@ def test_a_log_with_holes_is_refused_by_name(df, message):
 
 def test_verdict_matrix_without_sample_numbers():
     v = verdict_matrix(LOG.drop(columns="sample"))
-    assert v.to_numpy().tolist() == [[1, 0], [0, 0], [1, 1]] and v.index.tolist() == [
-        "p0",
-        "p1",
-        "p2",
-    ]
+    assert v.to_numpy().tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert v.index.tolist() == ["p0", "p1", "p2"]
     with pytest.raises(InputError, match="'p2' has 1 samples"):
         verdict_matrix(LOG.drop(columns="sample")[:-1])
 
@@ -404,9 +398,8 @@ def evaluation(n_problems=6, n_samples=5, seed=11):
     df["correct"] &= ~cut
     df["finish_reason"] = np.where(cut, "length", "stop")
     wrong = [f"wrong{i}" for i in range(len(df))]
-    df["extracted"] = pd.Series(np.where(df["correct"], "right", wrong), dtype=object).where(
-        ~cut, None
-    )
+    answers = pd.Series(np.where(df["correct"], "right", wrong), dtype=object)
+    df["extracted"] = answers.where(~cut, None)
     df["num_tokens"] = np.where(cut, 512, rng.integers(20, 500, len(df)))
     return df
 
@@ -415,32 +408,18 @@ def test_summarize():
     df = evaluation()
     s, v = summarize(df), verdict_matrix(df)
     scores = ["avg@5", "pass@1", "pass@2", "pass@4", "maj@5"]
-    assert list(s) == [
-        "n_problems",
-        "n_samples",
-        *scores,
-        "truncated",
-        "unparsable",
-        "tokens_mean",
-        "tokens_median",
-    ]
+    failures = ["truncated", "unparsable", "tokens_mean", "tokens_median"]
+    assert list(s) == ["n_problems", "n_samples", *scores, *failures]
     assert (s["n_problems"], s["n_samples"]) == (6, 5)
     assert s["avg@5"] == avg_at_n(v) and s["pass@4"] == pass_at_k(v, 4)
     assert s["truncated"] == s["unparsable"] == (df["finish_reason"] == "length").mean() > 0
-    assert (
-        s["tokens_mean"] == df["num_tokens"].mean()
-        and s["tokens_median"] == df["num_tokens"].median()
-    )
+    assert s["tokens_mean"] == df["num_tokens"].mean()
+    assert s["tokens_median"] == df["num_tokens"].median()
+    # wrong answers all differ: two right ones win, and a single one if it comes first
     right = df[df["correct"]].groupby("problem_id").size().reindex(v.index, fill_value=0)
-    first = (
-        df.dropna(subset="extracted")
-        .groupby("problem_id")["correct"]
-        .first()
-        .reindex(v.index, fill_value=False)
-    )
-    assert (
-        s["maj@5"].value == ((right > 1) | ((right == 1) & first)).mean()
-    )  # wrong answers all differ
+    answered = df.dropna(subset="extracted").groupby("problem_id")["correct"]
+    first = answered.first().reindex(v.index, fill_value=False)
+    assert s["maj@5"].value == ((right > 1) | ((right == 1) & first)).mean()
 
 
 def test_summarize_survives_a_round_trip_through_a_file(tmp_path):
@@ -479,7 +458,8 @@ def test_summarize_names_the_missing_column(column):
 
 
 def test_the_module_does_not_load_torch():
-    code = "import sys, r1nb.statistics; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    heavy = "{'torch', 'transformers', 'matplotlib'}"
+    code = f"import sys, r1nb.statistics; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
@@ -491,7 +471,7 @@ def test_the_module_does_not_load_torch():
 
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("shape", [(500, 1), (500, 4), (30, 64), (1, 1), (1, 8)])
-def test_no_spread_is_not_certainty(shape, same):
+def test_verdicts_without_spread_give_a_moderate_z(shape, same):
     "With one answer a problem, z is at most that of the published share's own binomial error."
     for verdicts, score in ((np.ones(shape), 0.97), (np.zeros(shape), 0.03)):
         r = against_reported(verdicts, score, 1, same)
@@ -499,12 +479,11 @@ def test_no_spread_is_not_certainty(shape, same):
         assert r.within_noise or shape[0] == 500
     for score in (0.0, 1.0):
         assert against_reported(np.full(shape, score), score, 1, same).z == 0
-        assert abs(against_reported(np.full(shape, 1 - score), score, 1, same).z) <= 2 * math.sqrt(
-            shape[0]
-        )
+        opposite = against_reported(np.full(shape, 1 - score), score, 1, same)
+        assert abs(opposite.z) <= 2 * math.sqrt(shape[0])
 
 
-def test_a_single_wrong_sample_does_not_make_it_certain():
+def test_a_few_wrong_samples_change_z_slowly():
     before = against_reported(np.ones((500, 4)), 0.97, 64).z
     for wrong in (1, 2, 3):
         x = np.ones((500, 4))
@@ -517,7 +496,7 @@ def test_a_single_wrong_sample_does_not_make_it_certain():
 
 @light
 @given(TABLES, st.floats(0, 1), st.integers(1, 64), st.booleans())
-def test_any_score_beside_any_other(x, score, samples, same):
+def test_z_is_finite_and_antisymmetric(x, score, samples, same):
     r = against_reported(x, score, samples, same)
     mirrored = against_reported(~x, 1 - score, samples, same)
     assert math.isfinite(r.z) and r.se > 0
@@ -525,7 +504,7 @@ def test_any_score_beside_any_other(x, score, samples, same):
     assert abs(r.z) <= 3 * math.sqrt(len(x) * x.shape[1] * samples)
 
 
-def test_enough_spread_is_taken_as_it_is():
+def test_enough_spread_gives_the_plain_formula():
     rng = np.random.default_rng(0)
     x = simulate(rng, 300, 8, 0.6, 2.0)
     v = x.var(1, ddof=1).sum() / 300**2

@@ -1,4 +1,4 @@
-"""Scorers of reasoning_gym behind the walls: no answer is run, waited for, or changes the next verdict."""
+"""Isolated scorers of reasoning_gym: no answer is run, waited for, or changes the next verdict."""
 
 import json
 import os
@@ -15,8 +15,9 @@ import pytest
 from conftest import ROOT
 
 from r1nb.benchmarks import gym_scores, verify_completions
-from r1nb.judges import EARNED, default_task_pool, score_tasks
+from r1nb.judges import EXTRA_RULES, default_task_pool, score_tasks
 from r1nb.rewards import reasoning_gym_reward
+from r1nb.sandbox import guarantees
 
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 from judges import honest, hostile, own_scores, problems, tasks  # noqa: E402
@@ -37,7 +38,7 @@ EVALUATING = (
 
 
 def attack(names, folder):
-    "The scores of every hostile text on one problem of each task, and that nothing came of it."
+    "Score every hostile text on one problem of each task; check that it had no effect. Timeouts."
     file = folder / "escaped"
     entries = [problems(name, 1)[0] for name in names]
     references = [e["answer"] for e in entries]
@@ -64,35 +65,36 @@ def test_hostile_answers_to_every_task(tmp_path):
     attack([t for t in tasks() if t not in EVALUATING], tmp_path)
 
 
-WITHOUT_WALLS = """if True:
+WITHOUT_ISOLATION = """if True:
     import json, sys
-    from r1nb.judges import _disarm, _judge_task, _prepare_task
+    from r1nb.judges import _judge_task, _prepare_task, _replace_evaluators
     import reasoning_gym
-    _disarm()
+    _replace_evaluators()
     work = json.load(open(sys.argv[1]))
     scorers = {task: _prepare_task(task) for task in {entry['reasoning_gym'] for _, entry in work}}
     bad = []
+    refused = ('os.system', 'os.exec', 'os.fork', 'os.posix_spawn', 'subprocess.Popen', 'os.kill',
+               'socket.connect', 'ctypes.dlopen', 'os.remove', 'shutil.copyfile')
     def audit(event, arguments):
-        writes = event == 'open' and isinstance(arguments[1], str) and set('wxa+') & set(arguments[1])
-        if writes or event in ('os.system', 'os.exec', 'os.fork', 'os.posix_spawn', 'subprocess.Popen', 'os.kill',
-                               'socket.connect', 'ctypes.dlopen', 'os.remove', 'shutil.copyfile'):
-            bad.append((event, str(arguments)[:80]))
+        mode = arguments[1] if event == 'open' else ''
+        writes = isinstance(mode, str) and set('wxa+') & set(mode)
+        if writes or event in refused: bad.append((event, str(arguments)[:80]))
     sys.addaudithook(audit)
-    for answer, entry in work: _judge_task(scorers[entry['reasoning_gym']], json.dumps([answer, entry]).encode())
+    for answer, entry in work:
+        _judge_task(scorers[entry['reasoning_gym']], json.dumps([answer, entry]).encode())
     print(len(work), bad)
 """
 
 
-def test_without_walls_the_evaluators_run_nothing_either(tmp_path):
-    "The walls are the second line: a machine without them has the first."
+def test_without_isolation_the_evaluators_run_nothing_either(tmp_path):
+    "Isolation is the second protection: a machine without it has the first."
     quick = [t for t in hostile(str(tmp_path / "escaped"))[:53] if "fork" not in t]
     work = [(text, problems(name, 1)[0]) for name in EVALUATING for text in quick]
     (tmp_path / "work.json").write_text(json.dumps(work))
-    command = [sys.executable, "-c", WITHOUT_WALLS, str(tmp_path / "work.json")]
+    command = [sys.executable, "-c", WITHOUT_ISOLATION, str(tmp_path / "work.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split("\n")[-2] == f"{len(work)} []", (
-        done.stdout[-2000:] + done.stderr[-2000:]
-    )
+    output = done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.split("\n")[-2] == f"{len(work)} []", output
     assert [p.name for p in tmp_path.iterdir()] == ["work.json"]
 
 
@@ -100,12 +102,8 @@ def test_an_answer_cannot_change_the_next_verdict():
     (entry,) = problems("polynomial_multiplication", 1)
     wrong = "x + 12345"
     takeover = "__import__('reasoning_gym').factory.DATASETS.clear()"
-    assert score_tasks([wrong, takeover, wrong, entry["answer"]], [entry] * 4) == [
-        0.0,
-        0.0,
-        0.0,
-        1.0,
-    ]
+    scores = score_tasks([wrong, takeover, wrong, entry["answer"]], [entry] * 4)
+    assert scores == [0.0, 0.0, 0.0, 1.0]
     completions = [rf"\boxed{{{a}}}" for a in (takeover, wrong)]
     rows = [json.dumps(entry)] * 2
     assert gym_scores(completions, rows) == [0.0, 0.0]
@@ -123,30 +121,25 @@ def test_honest_answers_have_the_scores_of_the_library():
         if x != y
     ]
     for task, answer, our, their in differing:
-        if task in (
-            "arc_agi",
-            "rearc",
-        ):  # a reference that went through JSON is none to the library
+        if task in ("arc_agi", "rearc"):  # the library rejects its own reference read from JSON
             assert (our, their) == (1.0, 0.05)
         elif "Integral(" in str(answer):  # the library's own reference, which it could not solve
             assert (task, our) == ("intermediate_integration", 0.0)
         else:
-            assert task in EARNED and our == 0.0, (task, answer, our, their)
+            assert task in EXTRA_RULES and our == 0.0, (task, answer, our, their)
 
 
-@pytest.mark.parametrize("name", sorted(EARNED))
-def test_our_own_rule_takes_the_reference(name):
+@pytest.mark.parametrize("name", sorted(EXTRA_RULES))
+def test_the_extra_rule_accepts_the_reference(name):
     entries = problems(name, 10, seed=7)
-    references = [
-        e["answer"] if e["answer"] is not None else e["metadata"].get("example_answer", "")
-        for e in entries
-    ]
-    if name == "propositional_logic":  # its example is a premise twice, now and then
-        references = [
-            f"({e['metadata']['premises'][0]} ∨ ¬{e['metadata']['variables'][0]})" for e in entries
-        ]
-    if name == "rush_hour":  # it has no reference; a move or two is a try
-        references = ["A+1"] * len(entries)
+    references = []
+    for metadata, answer in [(e["metadata"], e["answer"]) for e in entries]:
+        if name == "propositional_logic":  # its example answer is sometimes a premise
+            references.append(f"({metadata['premises'][0]} ∨ ¬{metadata['variables'][0]})")
+        elif name == "rush_hour":  # it has no reference
+            references.append("A+1")
+        else:
+            references.append(metadata.get("example_answer", "") if answer is None else answer)
     assert score_tasks(references, entries) == own_scores(references, entries)
 
 
@@ -167,11 +160,8 @@ CHEATS = [
 
 @pytest.mark.parametrize(("name", "answer"), CHEATS)
 def test_an_answer_that_solves_nothing_earns_nothing(name, answer):
-    entries = [
-        e
-        for e in problems(name, 12, seed=9)
-        if str(e["answer"]).replace(" ", "") != answer.replace(" ", "")
-    ]
+    bare = answer.replace(" ", "")
+    entries = [e for e in problems(name, 12, seed=9) if str(e["answer"]).replace(" ", "") != bare]
     if name == "puzzle24":
         entries = [e for e in entries if sorted(e["metadata"]["numbers"]) != [1, 1, 4, 6]]
     assert max(score_tasks([answer] * len(entries), entries)) <= 0.1
@@ -180,7 +170,7 @@ def test_an_answer_that_solves_nothing_earns_nothing(name, answer):
     assert score_tasks(asked, problems("simple_integration", 5)) == [0.0] * 5
 
 
-def test_problems_that_cannot_be_scored_are_none_and_no_error():
+def test_problems_that_cannot_be_scored_give_none_and_no_error():
     (entry,) = problems("chain_sum", 1)
     entries = [
         {**entry, "reasoning_gym": "no_such_task"},
@@ -194,7 +184,10 @@ def test_problems_that_cannot_be_scored_are_none_and_no_error():
     assert gym_scores(["\\boxed{1}"] * 3, [None, "not JSON", "[" * 100_000]) == [None] * 3
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+DEVICES = ("null", "full", "random", "urandom")
+
+
+@pytest.mark.skipif(not guarantees()["files"], reason="needs bubblewrap and user namespaces")
 def test_a_worker_has_no_way_out():
     pool = default_task_pool()
     (entry,) = problems("chain_sum", 1)
@@ -204,28 +197,23 @@ def test_a_worker_has_no_way_out():
         (pid,) = (int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     for name in ("net", "pid", "mnt", "ipc", "uts"):
         assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
-    status = Path(
-        f"/proc/{pid}/status"
-    ).read_text()  # nobody's rights: another user, or a user namespace
-    own_users = os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user")
-    assert own_users or (
-        re.search(r"^Uid:\t0", status, re.M) is None and "CapEff:\t0000000000000000" in status
-    )
+    # another user without capabilities, or a user namespace
+    status = Path(f"/proc/{pid}/status").read_text()
+    if os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user"):
+        assert re.search(r"^Uid:\t0", status, re.M) is None, status
+        assert "CapEff:\t0000000000000000" in status
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"R1NB" not in environment and b"TOKEN" not in environment
     mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
     writable = {line.split()[4] for line in mounts if "rw" in line.split()[5].split(",")}
-    assert writable <= {"/r1nb.work", "/dev", "/dev/shm", "/dev/pts", "/proc"} | {
-        m for m in writable if m.startswith("/dev/")
-    }
+    assert writable == {"/r1nb.work", "/dev/shm", *(f"/dev/{name}" for name in DEVICES)}
     root = Path(f"/proc/{pid}/root")
-    assert (
-        not (root / str(ROOT / "tests").lstrip("/")).exists()
-        and not (root / "root/.bashrc").exists()
-    )
+    assert (root / "r1nb.box/judges.py").exists()  # it can be read from here
+    assert not (root / str(ROOT / "tests").lstrip("/")).exists()
+    assert not (root / "root/.bashrc").exists()
 
 
-def test_a_killed_worker_is_replaced_and_threads_may_ask():
+def test_a_killed_worker_is_replaced_and_threads_may_score():
     entries = problems("chain_sum", 20)
     references = [e["answer"] for e in entries]
     assert score_tasks(references, entries) == [1.0] * 20
@@ -235,11 +223,11 @@ def test_a_killed_worker_is_replaced_and_threads_may_ask():
     assert score_tasks(references, entries) == [1.0] * 20
     wrong = []
 
-    def ask():
+    def check():
         if score_tasks(references, entries) != [1.0] * 20:
             wrong.append(1)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=check) for _ in range(4)]
     for t in threads:
         t.start()
     for t in threads:
@@ -247,7 +235,7 @@ def test_a_killed_worker_is_replaced_and_threads_may_ask():
     assert wrong == []
 
 
-def test_a_machine_without_walls_scores_too_and_says_so(tmp_path):
+def test_a_machine_without_isolation_scores_too_and_warns(tmp_path):
     (tmp_path / "bin").mkdir()
     for tool in ("env", "prlimit"):
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))

@@ -3,10 +3,10 @@
     R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --rounds 3
     R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --hostile 1000
 
-Completions are made from the benchmark's solutions: as they are (right), with the next problem's answer in the box
-(mostly wrong), with the answer written another way, and without an answer. Rounds alternate, so that a noisy machine
-hits all alike. Every disagreement is listed. `--hostile` grades strings made to hang, crash or fill the memory of a
-grader.
+Completions are made from the benchmark's solutions: unchanged (right), with the next problem's
+answer in the box (mostly wrong), with the answer written another way, and without an answer. Rounds
+alternate, so that noise of the machine affects all graders equally. Every disagreement is listed.
+`--hostile` grades strings made to hang, crash or fill the memory of a grader.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from r1nb.problems import read_rows
 
 
 def rewritten(answer: str, rng: random.Random) -> str:
-    "The same answer in another notation."
+    "Return the same answer in another notation."
     return rng.choice(
         [
             answer.replace("\\frac", "\\dfrac"),
@@ -35,7 +35,7 @@ def rewritten(answer: str, rng: random.Random) -> str:
 
 
 def completions(rows: list[dict], rng: random.Random) -> tuple[list[str], list[str]]:
-    "Texts and references."
+    "Return texts and references, four for each row."
     texts, golds = [], []
     for row, following in zip(rows, rows[1:] + rows[:1], strict=True):
         texts += [
@@ -49,7 +49,7 @@ def completions(rows: list[dict], rng: random.Random) -> tuple[list[str], list[s
 
 
 def plain(texts: list[str], golds: list[str]) -> list[bool]:
-    "math-verify as its README has it, in this process; like ours it looks for the answer behind the thought."
+    "Grade with math-verify as in its README, in this process, on the text after the thought."
     from math_verify import LatexExtractionConfig, parse, verify
 
     verdicts = []
@@ -64,7 +64,7 @@ def plain(texts: list[str], golds: list[str]) -> list[bool]:
 
 
 def hostile(count: int, rng: random.Random) -> list:
-    "Strings that graders have died of, and variations of them."
+    "Return strings that have crashed graders, and variations of them."
     makers = [
         lambda n: "^".join(["{" + str(rng.randrange(2, 99)) + "}"] * n),
         lambda n: f"10^{{10^{{{n}}}}}",
@@ -100,7 +100,7 @@ def hostile(count: int, rng: random.Random) -> list:
 
 
 def memory_mib() -> tuple[float, float]:
-    "Peak resident memory of this process, and of the largest worker that has ended."
+    "Return the peak resident memory of this process and of the largest finished worker."
     return tuple(
         resource.getrusage(who).ru_maxrss / 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -120,11 +120,11 @@ def run_hostile(count: int, seed: int) -> None:
             seconds = time.perf_counter() - start
             kinds = ", ".join(f"{v} {verdicts.count(v)}" for v in (True, False, None))
             print(f"{count} hostile inputs {name}: {seconds:.1f} s; {kinds}")
-            print(f"  {pool.timeouts} ended by the deadline, {pool.crashes} workers died")
+            print(f"  {pool.timeouts} timed out, {pool.crashes} workers died")
+    own, worker = memory_mib()
     print(
-        "peak memory: this process {:.0f} MiB, largest worker {:.0f} MiB (limit 2048 of address space)".format(
-            *memory_mib()
-        )
+        f"peak memory: this process {own:.0f} MiB, largest worker {worker:.0f} MiB "
+        "(limit 2048 of address space)"
     )
 
 
@@ -146,10 +146,8 @@ def main() -> None:
     )
     rows = read_rows(Path(folder) / "math500.jsonl")[: args.limit]
     texts, golds = completions(rows, random.Random(args.seed))
-    seconds, verdicts = (
-        {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []},
-        {},
-    )
+    seconds = {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []}
+    verdicts = {}
     with AnswerPool(1) as one, AnswerPool(2) as two:
         graders = [
             lambda: plain(texts, golds),
@@ -157,9 +155,8 @@ def main() -> None:
             lambda: verify_answers(texts, golds, pool=two),
         ]
         for pool in (one, two):
-            verify_answers(
-                ["\\boxed{x+1}"] * 2, ["y", "z"], pool=pool
-            )  # workers start here, not in the measurement
+            # workers start here, not in the measurement
+            verify_answers(["\\boxed{x+1}"] * 2, ["y", "z"], pool=pool)
         for _ in range(args.rounds):
             for name, grader in zip(seconds, graders, strict=True):
                 start = time.perf_counter()
@@ -171,7 +168,8 @@ def main() -> None:
         right = sum(v is True for v in verdicts[name])
         rate = len(texts) / median
         print(
-            f"{name:24} {rate:7.0f} completions/s   {base / median:.2f} x   right: {right} of {len(texts)}"
+            f"{name:24} {rate:7.0f} completions/s   {base / median:.2f} x   "
+            f"right: {right} of {len(texts)}"
         )
     assert verdicts["r1nb, 1 worker"] == verdicts["r1nb, 2 workers"]
     ours, theirs = verdicts["r1nb, 2 workers"], verdicts["math-verify, 1 process"]

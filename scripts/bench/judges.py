@@ -1,12 +1,12 @@
-"""Scores of reasoning_gym's tasks: behind the walls, beside the library's own scorers in this process.
+"""Scores of reasoning_gym's tasks: in isolation, and by the library's scorers in this process.
 
     python scripts/bench/judges.py --honest 2000
     python scripts/bench/judges.py --hostile
 
-`--honest N`: N answers that nobody would call an attack (references, other problems' answers, references in other
-words) over all tasks that the package ships, scored both ways: which scores differ, and verdicts a second of the cheap
-tasks. `--hostile`: a hundred texts made to run code, to hang or to crash a scorer, on every task; afterwards the
-references are scored again.
+`--honest N`: N answers that are not attacks (references, other problems' answers, references in
+other words) over all tasks of the package, scored both ways: which scores differ, and verdicts per
+second for the cheap tasks. `--hostile`: a hundred texts made to run code, to hang or to crash a
+scorer, on every task; afterwards the references are scored again.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from r1nb.judges import EARNED, default_task_pool, score_tasks
+from r1nb.judges import EXTRA_RULES, default_task_pool, score_tasks
 
 CHEAP = (
     "chain_sum",
@@ -29,7 +29,7 @@ CHEAP = (
     "count_bits",
 )
 
-# {file}: where an attack that succeeds leaves a file.
+# {file}: the file that a successful attack creates.
 CODE = (
     '__import__("os").system("touch {file}")',
     '[__import__("os").system("touch {file}")]',
@@ -74,7 +74,8 @@ CODE = (
     '__import__("reasoning_gym").factory.DATASETS.clear()',
     '[setattr(__import__("builtins"), "float", lambda *a: 1.0)]',
     '__import__("sys").modules.clear()',
-    'setattr(__import__("reasoning_gym.dataset").dataset.ProceduralDataset, "score_answer", lambda *a: 1.0)',
+    'setattr(__import__("reasoning_gym.dataset").dataset.ProceduralDataset, '
+    '"score_answer", lambda *a: 1.0)',
     "[globals().update(DATASETS={{}})]",
     '__import__("os")._exit(0)',
     '__import__("os").kill(1, 9)',
@@ -122,25 +123,26 @@ SLOW = (
     '{"a":' * 300 + "1" + "}" * 300,
 )
 ODD = (
-    "", " ", "\x00", "\ud800", "\U0001f4a5", "nan", "inf", "-inf", "None", "True", "[]", "{}", "()", "''", "[[]]",
-    "[None]", "NaN", "1/0", "0/0", "٣", "１２", "-0", "1_000", "0b1", "oo", "I", "[1, [2, {3: ()}]]",
-)  # fmt: skip
+    *("", " ", "\x00", "\ud800", "\U0001f4a5", "nan", "inf", "-inf", "None", "True"),
+    *("[]", "{}", "()", "''", "[[]]", "[None]", "NaN", "1/0", "0/0", "٣", "\uff11\uff12"),
+    *("-0", "1_000", "0b1", "oo", "I", "[1, [2, {3: ()}]]"),
+)
 
 
 def hostile(file: str) -> list[str]:
-    "A hundred texts and more."
+    "All hostile texts, more than a hundred."
     return [text.format(file=file) for text in CODE] + [*SLOW, *ODD]
 
 
 def tasks() -> list[str]:
-    "Every task that the package ships and that needs no configuration."
+    "Every task of the package that needs no configuration."
     from reasoning_gym.factory import DATASETS
 
     return sorted(set(DATASETS) - {"composite"})
 
 
 def problems(task: str, size: int, seed: int = 1) -> list[dict]:
-    "Problems of `task` as a data row holds them."
+    "Problems of `task` as in a data row."
     import reasoning_gym
 
     made = reasoning_gym.create_dataset(task, size=size, seed=seed)
@@ -173,16 +175,16 @@ def honest(size: int, seed: int) -> tuple[list, list]:
 
 
 def own_scores(answers: list, entries: list) -> list[float]:
-    "What the library's scorers say, in this process, as r1nb asked them before it had walls for them."
+    "The scores of the library's scorers, in this process and without isolation."
     from reasoning_gym import get_score_answer_fn
 
     scorers, scores = {}, []
     for answer, entry in zip(answers, entries, strict=True):
         task = entry["reasoning_gym"]
-        scorer = scorers.setdefault(task, None) or get_score_answer_fn(task)
-        scorers[task] = scorer
+        if task not in scorers:
+            scorers[task] = get_score_answer_fn(task)
         try:
-            scores.append(float(scorer(answer, json.loads(json.dumps(entry)))))
+            scores.append(float(scorers[task](answer, json.loads(json.dumps(entry)))))
         except Exception:
             scores.append(0.0)
     return scores
@@ -199,12 +201,11 @@ def run_honest(size: int, seed: int, rounds: int) -> None:
     ]
     print(f"  {len(differing)} scores differ from the library's:")
     for task, answer, x, y in differing:
-        print(
-            f"    {task}{' (own rule)' if task in EARNED else ''}: {answer!r:.70}: {x}, library {y}"
-        )
-    cheap = [(str(i), e) for i, e in enumerate(e for task in CHEAP for e in problems(task, 60))]
-    texts, rows = [a for a, _ in cheap], [e for _, e in cheap]
-    seconds = {"library, in this process": [], "behind the walls": []}
+        rule = " (extra rule)" if task in EXTRA_RULES else ""
+        print(f"    {task}{rule}: {answer!r:.70}: {x}, library {y}")
+    rows = [entry for task in CHEAP for entry in problems(task, 60)]
+    texts = list(map(str, range(len(rows))))
+    seconds = {"library, in this process": [], "in isolation": []}
     for _ in range(rounds):
         for name, score in zip(seconds, (own_scores, score_tasks), strict=True):
             begin = time.perf_counter()
@@ -231,16 +232,13 @@ def run_hostile(deadline: float) -> None:
         seconds = time.perf_counter() - begin
         pool = default_task_pool()
         after = score_tasks([e["answer"] for e in references], references)
-        print(
-            f"{len(texts)} hostile texts x {len(references)} tasks: {seconds:.0f} s, slowest {slowest:.1f} s"
-        )
-        print(
-            f"  {pool.timeouts} ended by their deadline of {deadline} s, {pool.crashes} workers or children died"
-        )
-        print(f"  files left: {sorted(p.name for p in Path(folder).iterdir())}")
-        print(
-            f"  references scored otherwise afterwards: {sum(a != b for a, b in zip(before, after, strict=True))}"
-        )
+        changed = sum(a != b for a, b in zip(before, after, strict=True))
+        print(f"{len(texts)} hostile texts x {len(references)} tasks: {seconds:.0f} s")
+        print(f"  slowest verdict: {slowest:.1f} s")
+        print(f"  {pool.timeouts} timed out after {deadline} s")
+        print(f"  {pool.crashes} workers or children died")
+        print(f"  files created: {sorted(p.name for p in Path(folder).iterdir())}")
+        print(f"  references scored differently afterwards: {changed}")
         for task in dict.fromkeys(task for task, *_ in high):
             found = [(text, score) for name, text, score in high if name == task]
             text, score = max(found, key=lambda pair: pair[1])

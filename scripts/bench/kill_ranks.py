@@ -32,7 +32,7 @@ STEPS = 12
 COMMAND = ["sft", "--config", "sft.yaml", "--num_processes", "2", "--run-dir", "run"]
 VICTIMS = {
     "command": "/r1nb sft",
-    "launcher": "r1nb.launch accelerate",
+    "launcher": "r1nb.jobs accelerate",
     "rank 0": "RANK=0",
     "rank 1": "RANK=1",
 }
@@ -93,7 +93,7 @@ def find(victim, mark):
     sign = VICTIMS[victim]
     for number, (line, environ) in processes(mark).items():
         if sign in line or (
-            sign in environ and "r1nb.launch job" in line and "accelerate" not in line
+            sign in environ and "r1nb.jobs job" in line and "accelerate" not in line
         ):
             return number
 

@@ -24,7 +24,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb.generate import worked_solution
-from r1nb.launch import accelerator_file, free_port
+from r1nb.ranks import accelerator_file, free_port
 from r1nb.runs import append_jsonl
 
 LINES = """
@@ -32,15 +32,16 @@ import time
 from pathlib import Path
 begin = time.time()
 from r1nb.runs import Run, rank, running
-from r1nb.sft import configure, run_sft
-(traces, model, args), _ = configure(recipe)
+from r1nb.recipes import configure
+from r1nb.sft import run_sft, stage
+(traces, model, args), _ = configure(stage, recipe)
 run = Run(folder)
 with running(run) as summary: summary.update(run_sft(run, traces, model, args))
 if rank() == 0: Path(mark).write_text(f'{begin} {time.time()}')
 """
 PLAIN = """
 import sys
-from r1nb.launch import join_ranks
+from r1nb.ranks import join_ranks
 mark, recipe, folder = sys.argv[1:]
 join_ranks()
 """
@@ -83,7 +84,7 @@ def run_once(kind, base, number, processes):
             "parameters": values,
             "run_dir": str(folder),
         }
-        rest = ["-m", "r1nb.launch", "job", json.dumps(job)]
+        rest = ["-m", "r1nb.jobs", "job", json.dumps(job)]
     else:
         rest = [base / "work.py", *values.values()]
     env = {
@@ -93,7 +94,7 @@ def run_once(kind, base, number, processes):
         "TOKENIZERS_PARALLELISM": "false",
     }
     begin, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "r1nb.launch", "accelerate", *launch, *rest]
+    command = [sys.executable, "-m", "r1nb.jobs", "accelerate", *launch, *rest]
     done = subprocess.run(
         list(map(str, command)), env=env, cwd=base, capture_output=True, text=True
     )

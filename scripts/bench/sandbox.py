@@ -1,9 +1,9 @@
-"""Programs a second in the sandbox, beside the same programs without it.
+"""Programs per second in the sandbox, compared with the same programs without it.
 
     python scripts/bench/sandbox.py --programs 60 --rounds 3
 
-The program reads a number and prints its square; nearly all of the time is starting Python and the walls.
-Rounds alternate, so that a noisy machine hits all alike.
+The program reads a number and prints its square; nearly all of the time is starting Python and the
+sandbox. Rounds alternate, so that a noisy machine affects all alike.
 """
 
 import argparse
@@ -19,16 +19,13 @@ SOURCE = "print(int(input()) ** 2)"
 
 
 def bare(number: int) -> str:
-    return subprocess.run(
-        [sys.executable, "-I", "-c", SOURCE],
-        input=str(number),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    "The program's output without the sandbox."
+    command = [sys.executable, "-I", "-c", SOURCE]
+    return subprocess.run(command, input=str(number), stdout=subprocess.PIPE, text=True).stdout
 
 
-def walled(number: int) -> str:
+def isolated(number: int) -> str:
+    "The program's output in the sandbox."
     return run_program(SOURCE, stdin=str(number)).stdout
 
 
@@ -42,7 +39,7 @@ def main() -> None:
     print("isolation:", guarantees())
     runs = {
         f"{name}, {n} at once": (f, n)
-        for name, f in (("bare", bare), ("sandbox", walled))
+        for name, f in (("bare", bare), ("sandbox", isolated))
         for n in (1, 2)
     }
     seconds = {name: [] for name in runs}
@@ -56,9 +53,8 @@ def main() -> None:
     base = statistics.median(seconds["bare, 1 at once"])
     for name, values in seconds.items():
         median = statistics.median(values)
-        print(
-            f"{name:20} {args.programs / median:6.1f} programs/s   {base / median:.2f} x bare, 1 at once"
-        )
+        rate, share = args.programs / median, base / median
+        print(f"{name:20} {rate:6.1f} programs/s   {share:.2f} x bare, 1 at once")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,16 @@ from notebooks import NBS, ROOT, Page, Site, listing, mathml, page_of, rooms, so
 GALLERY = Path(
     os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery"
 )  # what build_docs.py has made of runs
-SECTIONS = {"0": "Tools", "1": "Data", "2": "SFT", "3": "Reinforcement learning", "4": "Evaluation", "5": "Jobs",
-            "6": "Reports", "7": "Command"}  # fmt: skip
+SECTIONS = {
+    "0": "Ground",
+    "1": "Problems and verdicts",
+    "2": "Models",
+    "3": "Data",
+    "4": "Training",
+    "5": "Evaluation",
+    "6": "Jobs",
+    "7": "Reports, lab, command",
+}
 site: Site
 converted: dict[
     tuple, tuple
@@ -146,7 +154,7 @@ def on_page_content(content, page, config, files):
         page.present_anchor_ids |= set(re.findall(r'id="(L-\d+)"', site.fill(content)))
     # The search finds prose, signatures and docstrings; with all code its index would be most of what a page loads.
     content = re.sub(
-        r'<(details class="export"|div class="language-\w+ highlight"|p class="(?:about|source)")',
+        r'<(details class="(?:export|answer)"|div class="language-\w+ highlight"|p class="(?:about|source)")',
         r"<\1 data-search-exclude",
         content,
     )

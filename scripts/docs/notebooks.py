@@ -90,7 +90,9 @@ class Site:
         return f'<div data-block="{name}"></div>'
 
     def fill(self, page: str) -> str:
-        return re.sub(r'<div data-block="(\w+)"></div>', lambda m: self.blocks[m[1]], page)
+        "`page` with the HTML of its placeholders; inside a `<details>` Markdown makes paragraphs of them."
+        block = r'(<p>)?<div data-block="(\w+)"></div>(?(1)</p>)'
+        return re.sub(block, lambda m: self.blocks[m[2]], page)
 
     def file(self, path: str, page: str, line: int | None = None) -> str:
         "Link from `page` to the repository's file `path`: on GitHub if that is known, else to a page of this site."
@@ -200,6 +202,12 @@ def fenced(code: str, language: str = "python") -> str:
     return f"{fence}{language}\n{code}\n{fence}"
 
 
+def folded(kind: str, title: str, text: str, opened: bool = False) -> str:
+    "Markdown `text` in a `<details class=kind>` with the summary `title` (pymdownx.details)."
+    body = "\n".join("    " + line if line else "" for line in text.splitlines())
+    return f'???{"+" if opened else ""} {kind} "{title}"\n\n{body}'
+
+
 class Page:
     "One notebook on its way to Markdown."
 
@@ -245,31 +253,35 @@ class Page:
         return "\n\n".join(p for p in parts if p) + "\n"
 
     def code(self, cell: dict, source: str):
+        "The parts of the page that show a code cell and its outputs."
         marks, code = directives(source)
+        tags = cell["metadata"].get("tags", [])
         if "hide" in marks or "default_exp" in marks:
+            return
+        if "answer" in tags:
+            yield self.answer(cell, source, code)
             return
         if "export" in marks or "exports" in marks:
             yield self.exported(code)
         elif code and marks.get("echo") != "false":
             language = "bash" if code.startswith(("%%bash", "!")) else "python"
-            tag = (
-                "{ .python .parameters }"
-                if "parameters" in cell["metadata"].get("tags", [])
-                else language
-            )
-            yield fenced(code, tag if tag != "python" else "python")
+            yield fenced(code, "{ .python .parameters }" if "parameters" in tags else language)
         for output in cell["outputs"]:
             if text := self.output(output, source):
                 yield text
+
+    def answer(self, cell: dict, source: str, code: str) -> str:
+        "The answer of an exercise: code and outputs in a `<details>` that is closed at first."
+        outputs = [self.output(output, source) for output in cell["outputs"]]
+        return folded("answer", "Answer", "\n\n".join([fenced(code), *filter(None, outputs)]))
 
     def exported(self, code: str) -> str:
         names = [n for n in defined(code) if n in self.site.modules[self.module].public]
         lines = code.count("\n") + 1
         title = ", ".join(names) or ("imports" if re.match(r"(from|import) ", code) else "helpers")
         title = f"{title} · {lines} line{'s' if lines > 1 else ''} of r1nb.{self.module}"
-        opened = "+" if lines <= LONG and title[:7] != "imports" else ""
-        body = "\n".join("    " + line if line else "" for line in fenced(code).splitlines())
-        return f'???{opened} export "{title}"\n\n{body}'
+        opened = lines <= LONG and not title.startswith("imports")
+        return folded("export", title, fenced(code), opened)
 
     def output(self, output: dict, code: str) -> str:
         data = output.get("data", {})

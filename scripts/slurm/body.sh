@@ -93,10 +93,10 @@ fi
 srun "${share[@]}" --kill-on-bad-exit=1 --nodes="$R1NB_NODES" --ntasks="$R1NB_NODES" --ntasks-per-node=1 \
   --nodelist="$(IFS=,; echo "${hosts[*]:0:$R1NB_NODES}")" bash -c '
   if [ "$R1NB_STAGE" = report ]; then exec "$R1NB_PYTHON" -m r1nb.report "$R1NB_RUN_DIR"; fi
-  if [ "$R1NB_ACCELERATOR" = none ]; then exec "$R1NB_PYTHON" -m r1nb.launch job "$R1NB_JOB"; fi
-  exec "$R1NB_PYTHON" -m r1nb.launch accelerate --config_file "$R1NB_ACCELERATOR" \
+  if [ "$R1NB_ACCELERATOR" = none ]; then exec "$R1NB_PYTHON" -m r1nb.jobs job "$R1NB_JOB"; fi
+  exec "$R1NB_PYTHON" -m r1nb.jobs accelerate --config_file "$R1NB_ACCELERATOR" \
     --num_machines "$R1NB_NODES" --num_processes $((R1NB_PROCESSES * R1NB_NODES)) --machine_rank "$SLURM_NODEID" \
-    --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" -m r1nb.launch job "$R1NB_JOB"' &
+    --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" -m r1nb.jobs job "$R1NB_JOB"' &
 step=$!
 while kill -0 "$step" 2>/dev/null; do                               # a signal ends `wait`, not the step
   wait -n "$step" ${serving:+"$serving"}
@@ -109,7 +109,7 @@ done
 wait "$step"
 code=$?
 if [ -n "$serving" ]; then kill "$serving" 2>/dev/null; wait "$serving"; fi
-if [ "$code" -gt 128 ]; then "$R1NB_PYTHON" -m r1nb.launch settle "$code"; fi
-if [ "$code" -eq 0 ]; then "$R1NB_PYTHON" -m r1nb.launch settle 0 || code=$?; fi     # os._exit(0) is no success
+if [ "$code" -gt 128 ]; then "$R1NB_PYTHON" -m r1nb.jobs settle "$code"; fi
+if [ "$code" -eq 0 ]; then "$R1NB_PYTHON" -m r1nb.jobs settle 0 || code=$?; fi     # os._exit(0) is no success
 
 leave "$code"
