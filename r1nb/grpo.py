@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSS_TYPES', 'REFERENCES_CHECKED', 'CLASSES', 'ALIASES', 'stage', 'Terms', 'clipped', 'kl_k3', 'aggregate',
            'grpo_loss', 'cispo', 'sapo', 'vespo', 'prompt_dataset', 'check_references', 'GRPOConfig', 'check',
-           'preview', 'with_advantage', 'merged', 'GroupTrainer', 'run_grpo']
+           'preview', 'GroupTrainer', 'first_and_last_reward', 'run_grpo']
 
 # %% ../nbs/45_grpo.ipynb #ee34d849
 from typing import NamedTuple
@@ -151,12 +151,9 @@ LOSS_TYPES["vespo"] = (vespo, "batch")
 import copy
 import os
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
-
-from .compat import fetch_vllm, score_completions_only, vllm_left_out
+from .compat import fetch_vllm, vllm_left_out
 
 with vllm_left_out():
     from trl import GRPOConfig as TRLGRPOConfig
@@ -167,8 +164,6 @@ from .judges import CREDULOUS
 from r1nb.models import (
     ModelChoice,
     check_model,
-    has_plain_attention,
-    load_model,
     load_tokenizer,
 )
 from r1nb.problems import (
@@ -180,18 +175,18 @@ from r1nb.problems import (
 )
 from .rewards import RewardOptions, get_reward_funcs
 from .runs import Run
-from .sampling import draw_tokens
 from .settings import InputError
-from r1nb.sft import (
-    TrainingDefaults,
-    check_adapter,
-    check_schedule,
-    lora,
-    train,
-    tree_of,
-)
+from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
 from .stages import Stage
 from .templates import prefilled
+from r1nb.trainer import (
+    TrainingDefaults,
+    check_training,
+    load_for_training,
+    lora,
+    train,
+    use_cpu_shortcuts,
+)
 
 # %% ../nbs/45_grpo.ipynb #e0de3a8a
 def prompt_dataset(problems: ProblemsConfig, tokenizer=None, max_prompt_length: int | None = None):
@@ -260,8 +255,7 @@ ALIASES = {"torch_dtype": "dtype", "evaluation_strategy": "eval_strategy"}
 def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> None:
     "Raise `InputError` for a configuration that cannot work. Writes nothing."
     check_model(model)
-    check_adapter(model)
-    check_schedule(args)
+    check_training(model, args)
     get_reward_funcs(args)
     if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
         raise InputError(
@@ -312,175 +306,26 @@ def preview(
         **columns,
     )
 
-# %% ../nbs/45_grpo.ipynb #646796b3
-def with_advantage(inputs: dict, least: int = 1) -> dict:
-    "`inputs` of TRL's loss without the rows whose advantage is zero (but `least` rows stay) and without the padding that is then left over."
-    keep = inputs["advantages"] != 0
-    keep[(~keep).nonzero()[: max(0, least - int(keep.sum())), 0]] = True
-    rows = {
-        k: v[keep] if torch.is_tensor(v) and v.shape[:1] == keep.shape else v
-        for k, v in inputs.items()
-    }
-    width = rows["completion_mask"].shape[1]
-    begin, end = (
-        rows["prompt_mask"].any(0).int().argmax(),
-        width - rows["completion_mask"].any(0).flip(0).int().argmax(),
-    )
-
-    def trimmed(key, v):
-        if not torch.is_tensor(v) or v.dim() != 2:
-            return v
-        return (
-            v[:, begin:] if key.startswith("prompt_") else v[:, :end] if v.shape[1] == width else v
-        )
-
-    return {k: trimmed(k, v) for k, v in rows.items()}
-
-# %% ../nbs/45_grpo.ipynb #b4dec02e
-@contextmanager
-def merged(policy):
-    "While this lasts, float32 layers of `policy` that carry a LoRA adapter multiply by one matrix."
-    from peft.tuners.lora import Linear
-
-    layers = [
-        m
-        for m in policy.modules()
-        if isinstance(m, Linear)
-        and not m.merged
-        and not m.lora_variant
-        and not any(m.lora_bias.values())
-        and m.get_base_layer().weight.dtype == torch.float32
-    ]
-    weights = [m.get_base_layer().weight.data for m in layers]
-    try:
-        for m in layers:
-            m.merge(safe_merge=True)  # into a copy of the weight
-        yield
-    finally:
-        for m, weight in zip(layers, weights):
-            m.merged_adapters.clear()
-            m.get_base_layer().weight.data = weight
-
 # %% ../nbs/45_grpo.ipynb #f1cb2ba6
-class GroupTrainer(GRPOTrainer):
-    "TRL's `GRPOTrainer` without work that does not change the update: see `with_advantage`, `tree_of`, `draw_tokens` and `merged`."
+class GroupTrainer(SkippedRows, TreeScores, OwnDecoding, GRPOTrainer):
+    "TRL's `GRPOTrainer` with the CPU shortcuts."
 
-    def _compute_loss(self, model, inputs):
-        "The entropy and clipping metrics are then those of the completions that have an advantage."
-        exact = (
-            self.loss_type in ("dapo", "cispo", "vespo")
-            and not self.beta
-            and self.top_entropy_quantile == 1
-            and not self._entropy_bonus_enabled
-            and not self.aux_loss_enabled
-            and self.off_policy_mask_threshold is None
-            and "pixel_values" not in inputs
-        )
-        if not exact or not self.model.training:
-            return super()._compute_loss(model, inputs)
-        most = self.accelerator.gather((inputs["advantages"] != 0).sum()[None]).max()
-        return super()._compute_loss(model, with_advantage(inputs, max(1, int(most))))
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model,
-        input_ids,
-        attention_mask,
-        logits_to_keep,
-        batch_size=None,
-        compute_entropy=False,
-        compute_aux_loss=False,
-        **inputs,
-    ):
-        policy = self.accelerator.unwrap_model(model)
-        plain = (
-            not compute_aux_loss
-            and all(v is None for v in inputs.values())
-            and has_plain_attention(policy)
-            and not self.is_deepspeed_enabled
-            and not self.is_fsdp_enabled
-            and (batch_size or len(input_ids)) >= len(input_ids)
-        )
-        tree = tree_of(input_ids, attention_mask, logits_to_keep) if plain else None
-        if tree is None:
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                compute_aux_loss,
-                **inputs,
-            )
-        with self.accelerator.autocast():
-            out = model(
-                input_ids=tree.ids,
-                attention_mask=tree.mask(policy.dtype),
-                position_ids=tree.positions,
-                labels=tree.labels,
-                fused_lm_head=True,
-            )
-        written = attention_mask[:, -logits_to_keep:].bool()
-
-        def in_rows(values):
-            return torch.where(
-                written, torch.nn.functional.pad(values, (1, 0)).flatten()[tree.place], 0
-            )  # nothing predicts a first token
-
-        return in_rows(out.log_probs), in_rows(out.entropy) if compute_entropy else None, None
-
-    def _generate_single_turn(
-        self, prompt_ids, images, multimodal_fields, num_generations, **options
-    ):
-        args = self.args
-        plain = not (
-            self.use_vllm
-            or self.use_transformers_continuous_batching
-            or self.is_deepspeed_enabled
-            or self.is_fsdp_enabled
-            or images
-            or multimodal_fields
-            or args.min_p
-            or args.generation_kwargs
-            or args.cache_implementation
-            or args.repetition_penalty not in (None, 1.0)
-        )
-        if not plain:
-            return super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, **options
-            )
-        policy, training = self.accelerator.unwrap_model(self.model_wrapped), self.model.training
-        policy.eval()
-        try:
-            with merged(policy):
-                return draw_tokens(
-                    policy,
-                    prompt_ids,
-                    args.max_completion_length,
-                    self.eos_token_ids,
-                    self._tokenizer.pad_token_id,
-                    args.temperature,
-                    args.top_p,
-                    args.top_k or 0,
-                ), None
-        finally:
-            policy.train(training)
+# %% ../nbs/45_grpo.ipynb #d82c1533
+def first_and_last_reward(metrics: list[dict]) -> dict:
+    "Mean reward of the first and of the last third of the logged steps; NaN if there are none."
+    rewards = [line["reward"] for line in metrics if "reward" in line]
+    third = max(1, len(rewards) // 3)
+    parts = {"reward_first": rewards[:third], "reward_last": rewards[-third:]}
+    return {k: round(sum(v) / len(v), 4) if v else float("nan") for k, v in parts.items()}
 
 # %% ../nbs/45_grpo.ipynb #116dac0f
-def _mean(values) -> float:
-    "Mean of `values`; NaN if there are none."
-    return sum(values) / len(values) if values else float("nan")
-
-
 def run_grpo(
     run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, callbacks=()
 ) -> dict:
     """Train `model` with GRPO on `problems` and save the policy to `run/'model'`.
 
-    `callbacks`: transformers' `TrainerCallback`s. Returns the summary: that of `train`, and the mean
-    reward of the first and of the last third of the steps."""
-    score_completions_only()
+    `callbacks`: transformers' `TrainerCallback`s. Returns the summary: that of `train`, and
+    `first_and_last_reward`."""
     tokenizer = load_tokenizer(model)
     args = copy.copy(args)  # the trainer changes it, and the cell may be run again
     args.output_dir = str(run / "checkpoints")
@@ -491,8 +336,9 @@ def run_grpo(
         args.vllm_server_base_url = server
     if args.use_vllm:
         fetch_vllm()
-    trainer = GroupTrainer(
-        load_model(model, tokenizer),
+    kind = GroupTrainer if use_cpu_shortcuts(args) else GRPOTrainer
+    trainer = kind(
+        load_for_training(model, args, tokenizer),
         reward_funcs=get_reward_funcs(args, prefilled(tokenizer)),
         args=args,
         processing_class=tokenizer,
@@ -500,14 +346,7 @@ def run_grpo(
         callbacks=list(callbacks),
         peft_config=lora(model),
     )
-    summary = train(run, trainer, tokenizer)
-    rewards = [r["reward"] for r in run.metrics if "reward" in r]
-    third = max(1, len(rewards) // 3)
-    return {
-        **summary,
-        "reward_first": round(float(_mean(rewards[:third])), 4),
-        "reward_last": round(float(_mean(rewards[-third:])), 4),
-    }
+    return {**train(run, trainer, tokenizer), **first_and_last_reward(run.metrics)}
 
 # %% ../nbs/45_grpo.ipynb #c0e5a42b
 stage = Stage(

@@ -19,7 +19,7 @@ from r1nb.lab import launcher, run_job, submit, watch
 from r1nb.ranks import free_port
 from r1nb.runs import Run
 from r1nb.settings import InputError
-from r1nb.sft import checkpoints
+from r1nb.trainer import checkpoints
 
 JOBS = ROOT / "nbs" / "jobs"
 
@@ -180,7 +180,7 @@ def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
         stopped[-1][1]["status"] == "interrupted"
         and f"checkpoint-{saved}" in stopped[-1][1]["saved"]
     )
-    assert not errors(done) and f"going on from checkpoint-{saved}" in printed(done)
+    assert not errors(done) and f"resuming from checkpoint-{saved}" in printed(done)
     assert done[-1][1]["status"] == "completed" and bar_moves(done)
     assert (run / "model" / "model.safetensors").exists() and run.manifest["starts"] == 3
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

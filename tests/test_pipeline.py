@@ -282,7 +282,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     process.send_signal(signal.SIGTERM)
     result = stopped(process, job)
     assert result.code == 143
-    assert re.search(r"going on from checkpoint-\d+", result.out)
+    assert re.search(r"resuming from checkpoint-\d+", result.out)
     assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "preempted"
     the_record_is_whole("Terminated")
 
@@ -295,7 +295,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     # and a last time, to the end
     result = r1nb("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err[-3000:]
-    assert int(re.search(r"going on from checkpoint-(\d+)", result.out)[1]) >= 8
+    assert int(re.search(r"resuming from checkpoint-(\d+)", result.out)[1]) >= 8
     assert (
         run.status == "completed"
         and run.manifest["starts"] == 4

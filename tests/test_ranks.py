@@ -17,7 +17,7 @@ from conftest import ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb.runs import Run
-from r1nb.sft import checkpoints
+from r1nb.trainer import checkpoints
 
 deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)"
@@ -291,5 +291,5 @@ def test_a_torn_checkpoint_is_passed_over(recipe, alone, tmp_path):
     run.update(status="interrupted")
     result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", "run",
                   cwd=tmp_path, runs=tmp_path)  # fmt: skip
-    assert result.code == 0 and "going on from checkpoint-4" in result.out, result.err[-3000:]
+    assert result.code == 0 and "resuming from checkpoint-4" in result.out, result.err[-3000:]
     assert losses(run) == pytest.approx(losses(alone), abs=1e-4)
