@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'r1nb.compat.modernise_lighteval_vllm': ('compat.html#modernise_lighteval_vllm', 'r1nb/compat.py'),
                              'r1nb.compat.needs': ('compat.html#needs', 'r1nb/compat.py'),
                              'r1nb.compat.read_tasks_with': ('compat.html#read_tasks_with', 'r1nb/compat.py'),
+                             'r1nb.compat.restore_shell': ('compat.html#restore_shell', 'r1nb/compat.py'),
                              'r1nb.compat.sample_at_temperature': ('compat.html#sample_at_temperature', 'r1nb/compat.py'),
                              'r1nb.compat.score_completions_only': ('compat.html#score_completions_only', 'r1nb/compat.py'),
                              'r1nb.compat.shorten_progress': ('compat.html#shorten_progress', 'r1nb/compat.py'),

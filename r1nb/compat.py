@@ -6,7 +6,7 @@
 __all__ = ['PATCHES', 'installed', 'mismatch', 'needs', 'score_completions_only', 'vllm_left_out', 'fetch_vllm',
            'shorten_progress', 'unsharded', 'leave_out_shm_comm', 'end_engine', 'modernise_distilabel',
            'load_custom_tasks_only', 'read_tasks_with', 'sample_at_temperature', 'cache_outside_model',
-           'modernise_lighteval_vllm', 'import_papermill', 'write_notebooks_with']
+           'modernise_lighteval_vllm', 'import_papermill', 'write_notebooks_with', 'restore_shell']
 
 # %% ../nbs/04_compat.ipynb #d4d83637
 import importlib
@@ -377,3 +377,10 @@ def write_notebooks_with(write: Callable) -> None:
 
     handler = papermill_io.get_handler("local")
     handler.write = partial(write, handler)
+
+# %% ../nbs/04_compat.ipynb #df0e1aad
+@needs(traitlets="5.16")
+def restore_shell(shell) -> None:
+    "Make `shell` the IPython of this process again, after `clear_instance`."
+    for kind in type(shell)._walk_mro():
+        kind._instance = shell
