@@ -161,11 +161,7 @@ with vllm_left_out():
 
 from .benchmarks import name_some, unreadable_references
 from .judges import CREDULOUS
-from r1nb.models import (
-    ModelChoice,
-    check_model,
-    load_tokenizer,
-)
+from .models import ModelChoice, check_model, load_tokenizer
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
     ProblemsConfig,
@@ -266,7 +262,7 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     if "reasoning_gym" in args.reward_funcs and task in CREDULOUS:
         print(
             f"r1nb: reward 'reasoning_gym' on the task {task}: {CREDULOUS[task]}; "
-            "a policy will find that",
+            "a policy will exploit that",
             file=sys.stderr,
         )
     check_references(load_problems(problems), args)
