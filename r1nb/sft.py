@@ -20,7 +20,7 @@ from r1nb.problems import (
     earlier_turns,
     is_local,
     message_text,
-    missing,
+    is_missing,
     read_messages,
     read_rows,
     split_of,
@@ -46,7 +46,7 @@ LAYOUTS = "problem and completion, or messages, or conversations, or prompt and 
 def _pair_of_chat(chat, system: str | None, where: str) -> dict:
     "The messages `chat` as a pair; its last message is the completion."
     messages = read_messages(chat, where)
-    if not missing(system) and messages[0]["role"] != "system":
+    if not is_missing(system) and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": str(system)}, *messages]
     if messages[-1]["role"] != "assistant":
         row = where.rpartition(":")[0]
@@ -64,10 +64,10 @@ def as_pair(row: dict, number: int, where: str, system_prompt: str | None) -> di
     here = f"{where}, row {number}"
 
     def first(*names):
-        return next((row[k] for k in names if not missing(row.get(k))), None)
+        return next((row[k] for k in names if not is_missing(row.get(k))), None)
 
     for key in ("messages", "conversations"):
-        if not missing(row.get(key)):
+        if not is_missing(row.get(key)):
             return _pair_of_chat(row[key], system_prompt or row.get("system"), f"{here}: {key}")
     prompt = first("problem", "prompt", "question")
     completion = first("completion", "generation")

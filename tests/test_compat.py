@@ -20,7 +20,7 @@ def needs(library):
 
 
 def python(code):
-    "Run `code` in a process of its own, for what would stay patched in this one."
+    "Run `code` in another process, as its patches would stay in this one."
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

