@@ -159,7 +159,7 @@ with vllm_left_out():
     from trl import GRPOConfig as TRLGRPOConfig
     from trl import GRPOTrainer
 
-from .benchmarks import name_some, unreadable_references
+from .benchmarks import describe_problems, unreadable_references
 from .judges import CREDULOUS
 from .models import ModelChoice, check_model, load_tokenizer
 from r1nb.problems import (
@@ -227,7 +227,7 @@ def check_references(rows, args) -> None:
     bad = unreadable_references(some)
     if not bad:
         return
-    text = f"{len(bad)} of {len(some)} reference answers cannot be read: {name_some(bad)}"
+    text = f"{len(bad)} of {len(some)} reference answers cannot be read: {describe_problems(bad)}"
     if len(bad) == len(some):
         raise InputError(
             f"{text}; are they in another column? Map it with columns: {{name: answer}}"
