@@ -121,11 +121,8 @@ def test_the_exit_code_is_the_job_s(batch):
     assert done.returncode == 7 and "ended with exit code 7" in done.stdout
 
 
-def test_nodes_with_different_versions(batch, tmp_path):
-    """Another version of a library on the second node.
-
-    The job names it, writes it to the manifest, and does not start.
-    """
+def test_nodes_that_do_not_match(batch, tmp_path):
+    "Another version of a library on the second node: reported, recorded, and nothing is started."
     installed = tmp_path / "old" / "trl-0.9.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 0.9\n")
@@ -138,15 +135,13 @@ def test_nodes_with_different_versions(batch, tmp_path):
     done, found = batch(*arguments, nodes=3, FAKE_PATH_1=str(tmp_path / "old"))
     trl = importlib.metadata.version("trl")
     assert done.returncode == 1 and not found
-    assert (
-        f"the nodes do not fit together\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
-    )
+    assert f"the nodes do not match\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
     error = Run(tmp_path / "run").manifest["error"]
-    assert error.startswith("the nodes do not fit together: trl: 0.9 on node2")
+    assert error.startswith("the nodes do not match: trl: 0.9 on node2")
     assert not list((tmp_path / "run" / "logs").glob(".nodes-*"))
     Run(tmp_path / "run").update(status="completed", error=None)
     done, _ = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"))
-    # a completed run keeps its status
+    # A completed run is not marked as failed.
     assert done.returncode == 1 and Run(tmp_path / "run").status == "completed"
     done, found = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"), R1NB_NODES_WAIT="0")
     assert done.returncode == 0 and found and "checked" not in done.stdout

@@ -160,7 +160,7 @@ def test_a_wrong_value_is_named_with_what_is_valid(refused, evaluation, key, val
     [
         ("r.yml", None, "recipe r.yml does not exist"),
         ("rr.yaml", "near", "did you mean 'r.yaml'?"),
-        ("r.yaml", "seed: 1\nseed: 2\n", "line 2: key 'seed' stands in line 1 already"),
+        ("r.yaml", "seed: 1\nseed: 2\n", "line 2: key 'seed' is already set in line 1"),
         ("r.yaml", "a: [1\n", "line 2"),
         ("r.yaml", "- a\n- b\n", "a mapping 'key: value' is expected, not a list"),
         (
@@ -365,9 +365,9 @@ stages:
         (
             'evaluate: {model_name_or_path: "${sft}"}',
             "",
-            "evaluate.model_name_or_path: ${sft} is no earlier stage",
+            "evaluate.model_name_or_path: ${sft} is not an earlier stage",
         ),
-        ('evaluate: {models: {a: "${evaluate}"}}', "", "${evaluate} is no earlier stage"),
+        ('evaluate: {models: {a: "${evaluate}"}}', "", "${evaluate} is not an earlier stage"),
         (
             "evaluate: {}\nstagse: {}",
             "",
@@ -557,11 +557,11 @@ def test_a_run_is_followed_and_cancelled(tmp_path):
     )
     (tmp_path / "cancel").mkdir()
     cancelled = r1nb("cancel", "one", cwd=tmp_path / "cancel", runs=runs)
-    assert cancelled.code == 0 and "asked to stop" in cancelled.out, cancelled.err
+    assert cancelled.code == 0 and "told to stop" in cancelled.out, cancelled.err
     assert finish(process, tmp_path).code == 130
     followed = finish(follower, tmp_path / "follow")
     assert followed.code == 0 and followed.out == log.read_text() and "tick 9" in followed.out
     again = r1nb("cancel", "one", cwd=tmp_path / "cancel", runs=runs)
-    assert again.code == 2 and "does not run: it is interrupted" in again.err
+    assert again.code == 2 and "is not running: it is interrupted" in again.err
     missing = r1nb("logs", "one", "--rank", 3, cwd=tmp_path / "cancel", runs=runs)
     assert missing.code == 2 and "no log of rank 3" in missing.err and "rank-0.log" in missing.err

@@ -130,7 +130,7 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
         ),
         (("--prompt_column", "prompt"), ("row 1: no column 'prompt'", "question, extra")),
         (("--hub_dataset", "owner/x"), ("owner/x cannot be pushed to", "offline")),
-        (("--hub_dataset", "traces"), ("'traces' is no Hub id",)),
+        (("--hub_dataset", "traces"), ("'traces' is not a Hub id",)),
         (("--pipeline", "distilable"), ("did you mean 'distilabel'?",)),
         (("--rows", "[5, 2]"), ("rows: [5, 2]",)),
     ],
@@ -436,7 +436,7 @@ def test_decontaminate_marks_or_removes(tmp_path):
         (("--dataset", "none.parquet"), "none.parquet does not exist"),
         (("--problem_column", "x"), "no column 'x'"),
         (("--ngram_size", "0"), "--ngram_size: 0"),
-        (("--new_dataset_name", "a"), "'a' is no Hub id"),
+        (("--new_dataset_name", "a"), "'a' is not a Hub id"),
     ):
         done = script("decontaminate.py", *options, *wrong, cwd=tmp_path)
         assert done.returncode == 2 and word in done.stderr, done.stderr
@@ -545,7 +545,7 @@ def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
     (tmp_path / "mine/README.md").write_text("# not a dataset of r1nb")
     refused = r1nb(*command, "--hub_dataset", "./mine", "--force", cwd=tmp_path, runs=tmp_path)
     assert refused.code == 2
-    assert "no dataset that r1nb has written" in refused.err
+    assert "not a dataset that r1nb wrote" in refused.err
     assert (tmp_path / "run/dataset").exists()
 
 

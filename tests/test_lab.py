@@ -22,7 +22,7 @@ from r1nb.lab import launcher, run_job, submit, watch
 from r1nb.ranks import free_port
 from r1nb.runs import Run
 from r1nb.settings import InputError
-from r1nb.sft import checkpoints
+from r1nb.trainer import checkpoints
 
 JOBS = ROOT / "nbs" / "jobs"
 
@@ -181,7 +181,7 @@ def test_interrupting_saves_the_step_and_the_cell_resumes_from_it(sft_run):
     assert 0 < saved < 40 and "interrupted: this step ends and is saved" in printed(stopped)
     assert stopped[-1][1]["status"] == "interrupted"
     assert f"checkpoint-{saved}" in stopped[-1][1]["saved"]
-    assert not errors(done) and f"going on from checkpoint-{saved}" in printed(done)
+    assert not errors(done) and f"resuming from checkpoint-{saved}" in printed(done)
     assert done[-1][1]["status"] == "completed" and bar_moves(done)
     assert (run / "model" / "model.safetensors").exists() and run.manifest["starts"] == 3
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -250,7 +250,7 @@ def test_a_job_in_the_background_outlives_the_kernel(kernel, recipe, tmp_path):
     looked = kernel.run(
         "watch(job, every=0.5)", lambda m: sum(k == "update_display_data" for k, _ in m) > 2
     )
-    assert not errors(looked) and "not watched any more; the job goes on" in printed(looked)
+    assert not errors(looked) and "stopped watching; the job continues" in printed(looked)
     assert re.fullmatch("'(starting|running)'", looked[-1][1]["data"]["text/plain"])
     process = launcher(Run(tmp_path / "run"))
     kernel.close()  # the last test that needs it
@@ -277,7 +277,7 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     folder = tmp_path / "run"
-    with pytest.raises(InputError, match="no time limit"):
+    with pytest.raises(InputError, match="not a Slurm time limit"):
         submit("sft", str(recipe), run_dir=folder, slurm=True, time="soon")
     assert not folder.exists()
     run = submit(

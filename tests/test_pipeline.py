@@ -288,7 +288,7 @@ def test_grpo_stopped_three_ways_resumes_and_completes(tmp_path, tiny_model):
     training.train(3)
     result = training.stop(signal.SIGTERM)
     assert result.code == 143
-    assert re.search(r"going on from checkpoint-\d+", result.out)
+    assert re.search(r"resuming from checkpoint-\d+", result.out)
     assert training.state() == "preempted"
     training.check_record("Terminated")
 
@@ -300,7 +300,7 @@ def test_grpo_stopped_three_ways_resumes_and_completes(tmp_path, tiny_model):
     # and a last time, to the end
     result = r1nb(*training.command, cwd=tmp_path, runs=training.runs)
     assert result.code == 0, result.err[-3000:]
-    assert int(re.search(r"going on from checkpoint-(\d+)", result.out)[1]) >= 8
+    assert int(re.search(r"resuming from checkpoint-(\d+)", result.out)[1]) >= 8
     assert run.status == "completed"
     assert run.manifest["starts"] == 4
     assert run.manifest["summary"]["steps"] == STEPS

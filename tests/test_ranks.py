@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import load_file
 
 from r1nb.runs import Run
-from r1nb.sft import checkpoints
+from r1nb.trainer import checkpoints
 
 deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)"
@@ -309,5 +309,5 @@ def test_a_truncated_checkpoint_is_skipped(recipe, alone, tmp_path):
     run.update(status="interrupted")
     options = ("--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", "run")
     result = r1nb("sft", *options, cwd=tmp_path, runs=tmp_path)
-    assert result.code == 0 and "going on from checkpoint-4" in result.out, result.err[-3000:]
+    assert result.code == 0 and "resuming from checkpoint-4" in result.out, result.err[-3000:]
     assert losses(run) == pytest.approx(losses(alone), abs=1e-4)

@@ -267,7 +267,7 @@ def test_cancel_signals_the_process_of_the_run_and_no_other(sleeper, tmp_path):
     damage(tmp_path / "runs/unlocked", json.dumps(theirs))
     (tmp_path / "runs/unlocked/.lock").write_text("")
     result = r1nb("cancel", "unlocked", cwd=tmp_path, runs=tmp_path / "runs")
-    assert result.code == 2 and "nobody holds the lock" in result.err and sleeper.poll() is None
+    assert result.code == 2 and "no process holds the lock" in result.err and sleeper.poll() is None
 
 
 # ---- writing -----------------------------------------------------------------------------------

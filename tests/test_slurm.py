@@ -14,7 +14,7 @@ from conftest import ROOT, TASK, losses, r1nb, wait_for
 
 from r1nb import scheduler  # noqa: F401  runs ask the queue from here on
 from r1nb.runs import Run, read_log
-from r1nb.sft import last_checkpoint
+from r1nb.trainer import last_checkpoint
 
 pytestmark = [
     pytest.mark.slurm,

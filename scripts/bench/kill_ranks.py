@@ -32,7 +32,7 @@ import yaml
 from r1nb.generate import worked_solution
 from r1nb.models import tiny_model
 from r1nb.runs import Run, append_jsonl
-from r1nb.sft import last_checkpoint
+from r1nb.trainer import last_checkpoint
 
 STEPS = 12
 COMMAND = ["sft", "--config", "sft.yaml", "--num_processes", "2", "--run-dir", "run"]
@@ -151,7 +151,7 @@ def complaints(folder, victim, signum, process, mark, reference):
     if (
         step
         and status != "completed"
-        and f"going on from checkpoint-{step}" not in (folder / "out.txt").read_text()
+        and f"resuming from checkpoint-{step}" not in (folder / "out.txt").read_text()
     ):
         wrong.append(f"did not go on from checkpoint-{step}")
     if run.status != "completed":
