@@ -6,7 +6,7 @@
 __all__ = ['PATCHES', 'installed', 'mismatch', 'needs', 'score_completions_only', 'vllm_left_out', 'fetch_vllm',
            'shorten_progress', 'unsharded', 'leave_out_shm_comm', 'end_engine', 'modernise_distilabel',
            'load_custom_tasks_only', 'read_tasks_with', 'sample_at_temperature', 'cache_outside_model',
-           'modernise_lighteval_vllm', 'import_papermill', 'write_notebooks_with']
+           'modernise_lighteval_vllm', 'import_papermill', 'write_notebooks_with', 'restore_shell']
 
 # %% ../nbs/04_compat.ipynb #d4d83637
 import importlib
@@ -74,10 +74,10 @@ def needs(otherwise: Callable | None = None, **versions: str) -> Callable:
     return decorate
 
 # %% ../nbs/04_compat.ipynb #d6b5442b
-@needs(otherwise=lambda: None, trl="1.16")
-@cache
-def score_completions_only() -> None:
-    "Let TRL's fused head skip masked positions on a CPU too, for the whole process."
+@needs(otherwise=nullcontext, trl="1.16")
+@contextmanager
+def score_completions_only():
+    "In this context TRL's fused head skips masked positions on a CPU too."
     import trl.trainer.utils as utils
 
     original = utils._use_triton
@@ -86,6 +86,10 @@ def score_completions_only() -> None:
         return device.type == "cpu" or original(device)
 
     utils._use_triton = valid_positions_only
+    try:
+        yield
+    finally:
+        utils._use_triton = original
 
 # %% ../nbs/04_compat.ipynb #a1cf6d2d
 @needs(otherwise=nullcontext, trl="1.16")
@@ -377,3 +381,10 @@ def write_notebooks_with(write: Callable) -> None:
 
     handler = papermill_io.get_handler("local")
     handler.write = partial(write, handler)
+
+# %% ../nbs/04_compat.ipynb #df0e1aad
+@needs(traitlets="5.16")
+def restore_shell(shell) -> None:
+    "Make `shell` the IPython of this process again, after `clear_instance`."
+    for kind in type(shell)._walk_mro():
+        kind._instance = shell
