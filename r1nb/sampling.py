@@ -326,7 +326,7 @@ def _prepare_vllm() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     importlib.import_module("vllm")
 
-
+# %% ../nbs/22_sampling.ipynb #62743a70
 def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig):
     "A `vllm.LLM` of `choice` on the GPUs of this process, or on the CPU."
     import torch
@@ -351,7 +351,7 @@ def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig):
         **device_options,
     )
 
-
+# %% ../nbs/22_sampling.ipynb #a2269ab4
 def _vllm_params(cfg: VLLMConfig, eos: int, seed: int | None):
     "`vllm.SamplingParams` of one request, whose result is returned when it has ended."
     from vllm import SamplingParams
