@@ -282,7 +282,7 @@ def summary(reports: list[dict], seconds: float) -> str:
 # %% ../nbs/65_nodes.ipynb #61c7a1b8
 def record_mismatch(run: Run, trouble: list[str]) -> None:
     "Mark `run` as failed because of `trouble`, unless it is complete or another job's."
-    if run.manifest and run.status != "completed" and not run.in_other_hands:
+    if run.manifest and run.status != "completed" and not run.running_outside_this_job:
         error = "the nodes do not match: " + "; ".join(trouble)
         run.update(status="failed", error=error, ended=now())
 
