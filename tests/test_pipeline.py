@@ -394,7 +394,7 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
     assert result.code == 1
     run = Run(runs / "notebook" / "bad")
     assert "failed: ZeroDivisionError: division by zero\n" in result.err
-    assert f"  the record up to there: {run / 'job.ipynb'}" in result.err
+    assert f"  the record so far: {run / 'job.ipynb'}" in result.err
     cells = record(run / "job.ipynb")
     assert statuses(cells) == ["completed", "failed", "pending"]
     assert errors(cells) == ["ZeroDivisionError"]
@@ -456,8 +456,8 @@ EARLY = {
     "SystemExit": ("raise SystemExit", "ended it early (sys.exit"),
     "quit": ("quit()", "ended it early (sys.exit"),
     "os._exit": ("import os; os._exit(0)", "without reporting a result: os._exit"),
-    "forgotten": (None, "nothing left its `with running(run)`"),
-    "empty": ("run.update(status='created')\nwith running(run): pass", "there is nothing in"),
+    "forgotten": (None, "no `with running(run)` block ran to its end"),
+    "empty": ("run.update(status='created')\nwith running(run): pass", "is missing or empty"),
 }
 
 
