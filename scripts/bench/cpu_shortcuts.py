@@ -1,4 +1,4 @@
-"""What each CPU shortcut of training gains: a step of the quickstart with all on, and with each off.
+"""Measure what each CPU shortcut of training gains: a quickstart step with all on, and each off.
 
     python scripts/bench/cpu_shortcuts.py --quickstart runs/quickstart --threads 1
 
