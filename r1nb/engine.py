@@ -769,25 +769,15 @@ def _point_streams(to: dict):
             raw.__init__(to[raw.fileno()], "wb", closefd=False)
 
 # %% ../nbs/60_engine.ipynb #a52eeccf
-_NOTHING = bytes(4)
-
-
-class Helper:
-    """The process that empties the pipes behind the descriptors 1 and 2.
-
-    Raises OSError if it cannot be started."""
+class _Redirected:
+    "The descriptors 1 and 2, which can be pointed at pipes and at the real streams again."
 
     def __init__(self):
-        import fcntl
-        import termios
-
-        self.ioctl, self.FIONREAD = fcntl.ioctl, termios.FIONREAD
         self.real, self.pipes, self.spool = {}, {}, {}
         for fd, name in STREAMS.items():
             self.real[fd] = os.dup(fd)
             self.pipes[fd] = os.pipe()
             self.spool[fd] = os.memfd_create(f"r1nb-{name}")
-        self.process, self.control, self.answers = _start_helper(self.pipes, self.spool, self.real)
 
     def redirect(self):
         "Point the descriptors 1 and 2 at the pipes."
@@ -801,6 +791,23 @@ class Helper:
         for fd, real in self.real.items():
             if os.fstat(fd).st_ino == self.inode[fd]:
                 os.dup2(real, fd)
+
+# %% ../nbs/60_engine.ipynb #727efd1c
+_NOTHING = bytes(4)
+
+
+class Helper(_Redirected):
+    """The process that empties the pipes behind the descriptors 1 and 2.
+
+    Raises OSError if it cannot be started."""
+
+    def __init__(self):
+        import fcntl
+        import termios
+
+        self.ioctl, self.FIONREAD = fcntl.ioctl, termios.FIONREAD
+        super().__init__()
+        self.process, self.control, self.answers = _start_helper(self.pipes, self.spool, self.real)
 
     def waiting(self) -> bool:
         "Whether a pipe has something in it. (Asked before every print: FIONREAD, 0.2 µs.)"
@@ -835,33 +842,14 @@ class Helper:
                 os.close(real)
 
 # %% ../nbs/60_engine.ipynb #f247174f
-_capture = None  # of this process, for its forked children
-
-
-class Capture:
-    "Records what is written to the descriptors 1 and 2 in `recorder`, from `open` to `close`."
+class _Spools:
+    "Records what the `helper` has put into its spools in `recorder`."
 
     def __init__(self, recorder: CellOutputs):
-        self.recorder, self.helper, self.outer = recorder, None, None
+        self.recorder, self.helper = recorder, None
         self.busy = False  # `take` is running: what it records must not call it again
-        self.stop, self.thread = threading.Event(), None
-
-    def open(self):
-        "Raises OSError if the helper cannot be started."
-        global _capture
-        self.helper = Helper()
         utf8 = codecs.getincrementaldecoder("utf-8")
         self.decoder = {fd: utf8("backslashreplace") for fd in STREAMS}
-        _point_streams(self.helper.real)
-        self.helper.redirect()
-        self.outer, _capture = _capture, self
-        self.thread = threading.Thread(target=self._watch, daemon=True, name="r1nb-capture")
-        self.thread.start()
-
-    def _watch(self):
-        while not self.stop.wait(0.1):
-            with self.recorder.lock:
-                self.take()
 
     def take(self):
         "Record what is in the spools."
@@ -885,6 +873,33 @@ class Capture:
             if wait or self.helper.waiting():
                 self.helper.sync()
             self.take()
+
+# %% ../nbs/60_engine.ipynb #564e2842
+_capture = None  # of this process, for its forked children
+
+
+class Capture(_Spools):
+    "Records what is written to the descriptors 1 and 2 in `recorder`, from `open` to `close`."
+
+    def __init__(self, recorder: CellOutputs):
+        super().__init__(recorder)
+        self.outer = None
+        self.stop, self.thread = threading.Event(), None
+
+    def open(self):
+        "Raises OSError if the helper cannot be started."
+        global _capture
+        self.helper = Helper()
+        _point_streams(self.helper.real)
+        self.helper.redirect()
+        self.outer, _capture = _capture, self
+        self.thread = threading.Thread(target=self._watch, daemon=True, name="r1nb-capture")
+        self.thread.start()
+
+    def _watch(self):
+        while not self.stop.wait(0.1):
+            with self.recorder.lock:
+                self.take()
 
     def close(self):
         global _capture
