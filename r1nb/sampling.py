@@ -731,11 +731,13 @@ class SamplingConfig(VLLMConfig, ServerConfig):
         elif self.backend == "auto" and self.replay:
             self.backend = "replay"
         if self.backend == "replay" and not self.replay:
-            raise InputError("backend 'replay': set replay, to a file of samples or a run's folder")
+            raise InputError(
+                "backend 'replay': replay is needed, a file of samples or a run's folder"
+            )
         if self.replay and not _exists(self.replay):
             raise InputError(f"replay: {self.replay} does not exist")
         if self.backend == "server" and not self.base_url:
-            raise InputError("backend 'server': set base_url, e.g. http://localhost:8000/v1")
+            raise InputError("backend 'server': base_url is needed, e.g. http://localhost:8000/v1")
 
 # %% ../nbs/22_sampling.ipynb #d4d4dc70
 def make_sampler(choice: ModelChoice, cfg: SamplingConfig) -> Callable:
