@@ -106,7 +106,11 @@ def processes_per_node(job: Job, options: SlurmOptions) -> tuple[str, int]:
         raise InputError("--server: the server takes a node of its own; --nodes 2 at least")
     if ranks == "one" or ranks == "sample" and not job.num_processes:
         if options.nodes > 1:
-            hint = ", unless --num_processes shares the prompts out" if ranks == "sample" else ""
+            hint = (
+                ", unless --num_processes splits the prompts over ranks"
+                if ranks == "sample"
+                else ""
+            )
             raise InputError(f"--nodes: {job.stage} runs on one node{hint}")
         return ranks_of(job)
     if options.server and job.stage != "grpo":
