@@ -39,14 +39,19 @@ VLLM_SCRIPT = """
 import json, sys
 from r1nb.models import ModelChoice
 from r1nb.sampling import SamplingConfig, make_sampler
-if __name__ == "__main__":
-    ask = json.loads(sys.argv[1])
-    cfg = SamplingConfig(backend="vllm", num_generations=1, temperature=0, max_new_tokens=24, max_model_length=256)
-    greedy = make_sampler(ModelChoice("bundled"), cfg)
-    first = greedy(ask, 1, 0)
-    greedy.cfg = SamplingConfig(backend="vllm", num_generations=3, temperature=1.0, max_new_tokens=4)
-    short = greedy(ask, 3, 0)
-    print("RESULT" + json.dumps([[c.__dict__ for cs in first for c in cs], [[c.__dict__ for c in cs] for cs in short]]))
+
+if __name__ == "__main__":  # vLLM starts processes
+    prompts = json.loads(sys.argv[1])
+    cfg = SamplingConfig(
+        backend="vllm", num_generations=1, temperature=0, max_new_tokens=24, max_model_length=256
+    )
+    sampler = make_sampler(ModelChoice("bundled"), cfg)
+    greedy = [c.__dict__ for completions in sampler(prompts, 1, 0) for c in completions]
+    sampler.cfg = SamplingConfig(
+        backend="vllm", num_generations=3, temperature=1.0, max_new_tokens=4
+    )
+    short = [[c.__dict__ for c in completions] for completions in sampler(prompts, 3, 0)]
+    print("RESULT" + json.dumps([greedy, short]))
 """
 
 
@@ -59,7 +64,7 @@ def test_vllm_agrees_with_transformers(tmp_path):
 
     from r1nb.sampling import SamplingConfig, make_sampler
 
-    script = tmp_path / "draw.py"
+    script = tmp_path / "sample.py"
     script.write_text(VLLM_SCRIPT)
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     done = subprocess.run(

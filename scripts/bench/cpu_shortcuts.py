@@ -1,13 +1,16 @@
-"""What each CPU shortcut of training gains: a step of the quickstart with all on, and with each off.
+"""What each CPU shortcut of training gains: a step with all of them, and without each of them.
 
     python scripts/bench/cpu_shortcuts.py --quickstart runs/quickstart --threads 1
 
 The quickstart must have run: its traces and its SFT model are used, and its recipe, with fewer
 completions a step (--completions). Every variant takes its step on the same batch; in GRPO, on the
-same completions: generation and update are timed apart, and a variant that changes only one of
-them takes the other's time from `all on`. Prints processor and wall seconds, and how much more
-processor time a step takes without the shortcut. Processor time depends less on other work on the
-machine; threads that wait sleep instead of spinning (OMP_WAIT_POLICY), or waiting would count.
+same completions. Variants take turns, and the fastest of each counts. In GRPO, generation and
+update are timed apart; a variant that changes only one of them takes the other's time from
+`all on`. Besides: other optimizers in SFT (`optimizer`), and merged adapters (`merged`).
+
+Prints processor and wall seconds, and how much more processor time a step takes without the
+shortcut. Processor time depends less on other work on the machine; threads that wait sleep instead
+of spinning (OMP_WAIT_POLICY), or waiting would count.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import platform
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,14 +38,11 @@ def restart(threads: int) -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**job_environment(), **wanted})
 
 
-def timed(action, repeat: int = 1):
-    "`(result, (processor seconds, wall seconds))` of `action()`, the fastest of `repeat` times."
-    taken = []
-    for _ in range(repeat):
-        begin, wall = time.process_time(), time.perf_counter()
-        result = action()
-        taken.append((time.process_time() - begin, time.perf_counter() - wall))
-    return result, min(taken)
+def timed(action):
+    "`(result, (processor seconds, wall seconds))` of `action()`."
+    begin, wall = time.process_time(), time.perf_counter()
+    result = action()
+    return result, (time.process_time() - begin, time.perf_counter() - wall)
 
 
 def build(stage: str, **keys):
@@ -49,6 +50,7 @@ def build(stage: str, **keys):
     from r1nb import grpo, sft
     from r1nb.recipes import configure
     from r1nb.runs import open_run
+    from r1nb.trainer import use_master_weights
 
     module, run_stage = {"sft": (sft, sft.run_sft), "grpo": (grpo, grpo.run_grpo)}[stage]
     recipe = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -66,86 +68,182 @@ def build(stage: str, **keys):
         with contextlib.suppress(Built), contextlib.redirect_stderr(io.StringIO()):
             run_stage(open_run(Path(folder) / "run", stage, written), *cfg)
     (trainer,) = made
+    use_master_weights(trainer)
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     return trainer
 
 
-def update(trainer, batch) -> None:
-    "Forward, backward and optimizer step on `batch`."
-    with trainer.compute_loss_context_manager():
-        loss = trainer.compute_loss(trainer.model, batch)
-    loss.backward()
+def update(trainer, batch, head: bool = True) -> None:
+    "Forward, backward and optimizer step on `batch`; `head`: at completion tokens only."
+    from r1nb.compat import score_completions_only
+
+    with score_completions_only() if head else nullcontext():
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
 
 
-def sft_times(args):
-    "Yield `(variant, seconds)` of an update in SFT."
-    from r1nb import sft
+@contextlib.contextmanager
+def attention(trainer, name: str):
+    "While this lasts, the model of `trainer` has the attention implementation `name`."
+    before = trainer.model.config._attn_implementation
+    trainer.model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        trainer.model.set_attn_implementation(before)
 
+
+def no_hooks(trainer):
+    "While this lasts, a batch reaches the model of `trainer` as TRL made it."
+    return patch.object(trainer.model, "_forward_pre_hooks", {})
+
+
+@contextlib.contextmanager
+def without(trainer, *classes: str):
+    "While this lasts, `trainer` is one without the shortcuts `classes` (none given: TRL's)."
+    ours = type(trainer)
+    kept = [b for b in ours.__bases__ if b.__name__ not in classes]
+    trainer.__class__ = type("Trainer", tuple(kept), {}) if classes else kept[-1]
+    try:
+        yield
+    finally:
+        trainer.__class__ = ours
+
+
+def fastest(variants: dict, repeat: int) -> dict:
+    "Variant → its fastest time, `variants` being name → (action, context manager)."
+    taken = {name: [] for name in variants}
+    for _ in range(repeat):
+        for name, (action, context) in variants.items():
+            with context():
+                taken[name].append(timed(action)[1])
+    return {name: min(times) for name, times in taken.items()}
+
+
+def sft_times(args) -> dict:
+    "Variant → seconds of an update in SFT."
     keys = {"dataset_name": str(args.quickstart / "curate" / "dataset"), "num_traces": 64}
-    off = {"cpu_shortcuts": False, "attn_implementation": "grouped"}
+    ours = build("sft", **keys)
+    batch = next(iter(ours.get_train_dataloader()))
+
+    def step(head=True):
+        return lambda: update(ours, batch, head)
+
+    @contextlib.contextmanager
+    def stock():
+        with no_hooks(ours), attention(ours, "sdpa"):
+            yield
+
+    step()()  # warms up
+    variants = {
+        "all on": (step(), nullcontext),
+        "beginning read once": (step(), lambda: no_hooks(ours)),
+        "head at completions only": (step(head=False), nullcontext),
+        "grouped attention": (step(), lambda: attention(ours, "sdpa")),
+        "all of them": (step(head=False), stock),
+    }
+    return fastest(variants, args.repeat)
+
+
+def optimizer_times(args) -> dict:
+    "Variant → seconds of an update in SFT with other optimizers and precisions."
+    keys = {"dataset_name": str(args.quickstart / "curate" / "dataset"), "num_traces": 64}
+    variants = {}
     for name, more in (
         ("all on", {}),
-        ("beginning read once", off),
-        ("grouped attention", {"attn_implementation": "sdpa"}),
-        ("all of them", {"cpu_shortcuts": False}),
+        ("MasterAdamW: AdamW", {"master_weights": False}),
+        ("MasterAdamW: float32, autocast", {"dtype": "float32", "bf16": True}),
     ):
         trainer = build("sft", **keys, **more)
-        assert type(trainer).__module__ != sft.__name__
         batch = next(iter(trainer.get_train_dataloader()))
         update(trainer, batch)  # warms up
-        yield name, timed(lambda t=trainer, b=batch: update(t, b), args.repeat)[1]
+        variants[name] = (lambda t=trainer, b=batch: update(t, b), nullcontext)
+    return fastest(variants, args.repeat)
 
 
-def grpo_times(args):
-    "Yield `(variant, seconds)` of generation and update in GRPO."
-    from r1nb import grpo, shared_prefix
-
-    keys = {
+def grpo_keys(args) -> dict:
+    "The quickstart's GRPO with its SFT model and one batch a step."
+    return {
         "model_name_or_path": str(args.quickstart / "sft"),
         "per_device_train_batch_size": args.completions,
         "gradient_accumulation_steps": 1,
     }
-    trainer = build("grpo", **keys)
-    ours = type(trainer)
-    batch = next(iter(trainer.get_train_dataloader()))
 
-    def generate(trainer=trainer):
+
+def grpo_times(args) -> dict:
+    "Variant → seconds of generation and update in GRPO."
+    ours = build("grpo", **grpo_keys(args))
+    batch = next(iter(ours.get_train_dataloader()))
+
+    def generate(trainer=ours):
         return trainer._generate_and_score_completions(batch)
 
-    def both(first, second):
+    def step(head=True):
+        return lambda: update(ours, inputs, head)
+
+    def add(first, second):
         return tuple(map(sum, zip(first, second, strict=True)))
 
-    length, trainer.args.max_completion_length = trainer.args.max_completion_length, 2
+    length, ours.args.max_completion_length = ours.args.max_completion_length, 2
     generate()  # warms up
-    trainer.args.max_completion_length = length
-    inputs, generation = timed(generate)
-    _, step = timed(lambda: update(trainer, inputs), args.repeat)
+    ours.args.max_completion_length = length
+    inputs, own = timed(generate)
     zero = (inputs["advantages"] == 0).float().mean()
     tokens = inputs["completion_mask"].sum(1).float().mean()
     print(f"      {zero:.0%} of the rows have no advantage; {tokens:.0f} tokens a completion")
-    print(f"      generation {generation[0]:.1f} s, update {step[0]:.1f} s of processor time")
-    yield "all on", both(generation, step)
-    for name in ("TreeScores", "SkippedRows"):
-        trainer.__class__ = type(name, tuple(b for b in ours.__bases__ if b.__name__ != name), {})
-        yield name, both(generation, timed(lambda: update(trainer, inputs), args.repeat)[1])
-    trainer.__class__ = grpo.GRPOTrainer
-    stock = timed(generate)[1]
-    yield "OwnDecoding", both(stock, step)
-    yield "all of these", both(stock, timed(lambda: update(trainer, inputs))[1])
-    trainer.__class__ = ours
-    trainer.model.set_attn_implementation("sdpa")
-    own = timed(generate)[1], timed(lambda: update(trainer, inputs), args.repeat)[1]
-    yield "grouped attention", both(*own)
-    whole = build("grpo", **keys, dtype="float32")
-    inputs, generation = timed(lambda: generate(whole))
-    _, step = timed(lambda: update(whole, inputs))
-    yield "float32: all on", both(generation, step)
-    with patch.object(shared_prefix, "merged", contextlib.nullcontext):
-        yield "float32: merged", both(timed(lambda: generate(whole))[1], step)
+    updates = fastest(
+        {
+            "all on": (step(), nullcontext),
+            "TreeScores": (step(), lambda: without(ours, "TreeScores")),
+            "SkippedRows": (step(), lambda: without(ours, "SkippedRows")),
+            "head at completions only": (step(head=False), nullcontext),
+            "grouped attention": (step(), lambda: attention(ours, "sdpa")),
+            "all of them": (step(head=False), lambda: without(ours)),
+        },
+        args.repeat,
+    )
+    with without(ours):
+        stock = timed(generate)[1]
+    with attention(ours, "sdpa"):
+        sdpa = timed(generate)[1]
+    print(f"      generation {own[0]:.1f} s, update {updates['all on'][0]:.1f} s of processor time")
+    generation = {"grouped attention": sdpa, "all of them": stock}
+    found = {name: add(generation.get(name, own), taken) for name, taken in updates.items()}
+    found["OwnDecoding"] = add(stock, updates["all on"])
+    return found
+
+
+def merged_times(args) -> dict:
+    "Variant → seconds of generation in float32, with adapters merged and not."
+    import torch
+
+    from r1nb import shared_prefix
+
+    trainer = build("grpo", **grpo_keys(args), dtype="float32")
+    batch = next(iter(trainer.get_train_dataloader()))
+
+    def apart():
+        return patch.object(shared_prefix, "merged", lambda policy: nullcontext())
+
+    def generate():
+        torch.manual_seed(0)  # the same completions each time
+        return trainer._generate_and_score_completions(batch)
+
+    variants = {"all on": (generate, nullcontext), "merged adapters": (generate, apart)}
+    return fastest(variants, 2)
+
+
+PARTS = {
+    "sft": sft_times,
+    "optimizer": optimizer_times,
+    "grpo": grpo_times,
+    "merged": merged_times,
+}
 
 
 def main() -> None:
@@ -153,7 +251,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quickstart", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--stages", nargs="+", default=["sft", "grpo"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument(
         "--repeat", type=int, default=2, help="updates, of which the fastest counts"
     )
@@ -172,15 +270,14 @@ def main() -> None:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     threads = torch.get_num_threads()
     print(f"{name}, {os.cpu_count()} cores, {threads} threads, {native_dtype()}; {versions}")
-    for stage, times in (("sft", sft_times), ("grpo", grpo_times)):
-        if stage not in args.stages:
-            continue
-        print(f"\n{stage}: without{'cpu s':>26}{'wall s':>9}{'longer':>8}")
+    for stage in args.parts:
+        times = PARTS[stage]
+        print(f"\n{stage}: without{'cpu s':>34}{'wall s':>9}{'longer':>8}")
         base = None
-        for variant, (processor, wall) in times(args):
+        for variant, (processor, wall) in times(args).items():
             base = processor if base is None or variant.endswith("all on") else base
             longer = processor / base - 1
-            print(f"      {variant:28}{processor:9.2f}{wall:9.2f}{longer:+8.0%}", flush=True)
+            print(f"      {variant:36}{processor:9.2f}{wall:9.2f}{longer:+8.0%}", flush=True)
 
 
 if __name__ == "__main__":
