@@ -1,4 +1,5 @@
-# `make help` lists the targets. VENV and PYTHON can be set: make setup VENV=~/envs/r1nb PYTHON=python3.12
+# `make help` lists the targets. VENV and PYTHON can be set:
+# make setup VENV=~/envs/r1nb PYTHON=python3.12
 SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -6,9 +7,11 @@ EXTRAS ?= dev,lab
 SEED ?= 0
 RECIPE ?= scripts/recipes/quickstart.yaml
 
-# Values from the command line or the environment are text: not expanded here, and handed to recipes through the environment only ("$$MODEL").
+# Values from the command line or the environment are text: not expanded here, and handed to
+# recipes through the environment only ("$$MODEL").
 VALUES := MODEL TASK ARGS PARALLEL NUM_GPUS RECIPE SEED RUN RUNS SLOW VENV PYTHON EXTRAS
-$(foreach v,$(VALUES),$(if $(filter command environment,$(firstword $(origin $(v)))),$(eval override $(v) := $$(value $(v)))))
+$(foreach v,$(VALUES),$(if $(filter command environment,$(firstword $(origin $(v)))),\
+  $(eval override $(v) := $$(value $(v)))))
 export $(VALUES)
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
@@ -18,7 +21,7 @@ export PATH := $(abspath $(VENV)/bin):$(PATH)
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup:  ## make the virtual environment and install r1nb with EXTRAS (default: dev,lab); can be run again
+setup:  ## make the virtual environment, install r1nb with EXTRAS (default: dev,lab); can be rerun
 	@bash scripts/setup.sh
 
 ready:
@@ -27,7 +30,7 @@ ready:
 quickstart:  ## the whole pipeline on a real 135M model, on a CPU: report in runs/quickstart
 	@bash scripts/targets.sh quickstart
 
-evaluate:  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8] [ARGS="--key value"]: a model on benchmarks
+evaluate:  ## a model on benchmarks: MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8]
 	@bash scripts/targets.sh evaluate
 
 test: ready  ## [SLOW=1]: notebooks, export in sync, pytest; with SLOW=1 the tests marked slow too
@@ -40,7 +43,7 @@ lab:  ## JupyterLab, on its start page [ARGS="--no-browser --port 9000"]
 export: ready  ## notebooks -> r1nb/, and clean the notebooks
 	nbdev-export && nbdev-clean
 
-docs: ready  ## [RUN=1] [RUNS=folder]: the documentation site in _docs; RUN=1 executes changed notebooks first
+docs: ready  ## [RUN=1] [RUNS=folder]: the site in _docs; RUN=1 executes changed notebooks first
 	@python -c 'import material, latex2mathml' 2>/dev/null || python -m pip install -q -e '.[docs]'
 	python scripts/build_docs.py $${RUN:+--run} $${RUNS:+--runs "$$RUNS"}
 

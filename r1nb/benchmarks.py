@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MATH_SYSTEM_PROMPT', 'BENCHMARKS', 'CHOICE_PROMPT', 'PRELUDE', 'PROGRAM_LIMITS', 'Benchmark', 'find_benchmark',
-           'choice_row', 'read_tests', 'code_row', 'contents_of', 'benchmark_row', 'read_benchmark', 'extract_choice',
+           'choice_row', 'read_tests', 'code_row', 'content_hash', 'benchmark_row', 'read_benchmark', 'extract_choice',
            'extract_program', 'verification_of', 'judge', 'gym_scores', 'verify_completions', 'reported',
-           'unreadable_references', 'name_some']
+           'unreadable_references', 'describe_problems']
 
 # %% ../nbs/14_benchmarks.ipynb #1c55c8a0
 import base64
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .answers import after_thought, as_choice, extract_answer, verify_answers
 from .judges import read_cases, score_programs, score_tasks
-from .problems import digest, normalise, problem_id, read_rows
+from .problems import digest, problem_id, read_rows, to_problem
 from .sandbox import Limits
 from .settings import InputError, did_you_mean, settings
 
@@ -45,7 +45,7 @@ class Benchmark:
     split: str = "test"
     config: str | None = None
     hub_file: str | None = None  # one file of the dataset, if it is not read as a whole
-    contents: str | None = None  # `contents_of` the problems that published scores are about
+    contents: str | None = None  # `content_hash` of the problems that published scores are about
     system_prompt: str | None = None
     max_new_tokens: int = 32768  # section 3 of the report, like the two below
     temperature: float = 0.6
@@ -313,7 +313,7 @@ def code_row(row: dict, number: int, where: str) -> dict:
     }
 
 # %% ../nbs/14_benchmarks.ipynb #4eb9c17e
-def contents_of(rows: list[dict]) -> str:
+def content_hash(rows: list[dict]) -> str:
     "Return a hash of problems and answers, whatever their order: 12 hexadecimal digits."
     return digest("\n".join(sorted(f"{r['problem_id']} {r['answer']}" for r in rows)))
 
@@ -339,7 +339,7 @@ def _hub_rows(b: Benchmark):
 
 def benchmark_row(b: Benchmark, row: dict, number: int = 1, where: str | None = None) -> dict:
     "Return the `number`-th raw `row` of `b` as a problem."
-    convert = {"math": normalise, "choice": choice_row, "code": code_row}[b.kind]
+    convert = {"math": to_problem, "choice": choice_row, "code": code_row}[b.kind]
     return convert(row, number, where or b.hub)
 
 # %% ../nbs/14_benchmarks.ipynb #de75f017
@@ -364,7 +364,7 @@ def read_benchmark(b: Benchmark) -> tuple[list[dict], list[str]]:
     rows = list(_problems(b, file, file and file.stat().st_mtime_ns))
     if len(rows) != b.size:
         return rows, [f"{len(rows)} problems, not the {b.size} of {b.title}"]
-    if b.contents and (found := contents_of(rows)) != b.contents:
+    if b.contents and (found := content_hash(rows)) != b.contents:
         note = f"problems or answers differ from those of {b.title}"
         return rows, [f"{note} (contents {found}, not {b.contents})"]
     return rows, []
@@ -544,7 +544,7 @@ def unreadable_references(rows: list[dict]) -> list[dict]:
     return [r for r in need if not readable[r["answer"]]]
 
 
-def name_some(rows: list[dict], most: int = 5) -> str:
+def describe_problems(rows: list[dict], most: int = 5) -> str:
     "Return `id (answer)` of the first `most` of the problems `rows`, for a message."
     names = ", ".join(f"{r['problem_id']} ({str(r['answer'])[:40]!r})" for r in rows[:most])
     return names + (f" and {len(rows) - most} more" if len(rows) > most else "")

@@ -74,10 +74,10 @@ def needs(otherwise: Callable | None = None, **versions: str) -> Callable:
     return decorate
 
 # %% ../nbs/04_compat.ipynb #d6b5442b
-@needs(otherwise=lambda: None, trl="1.16")
-@cache
-def score_completions_only() -> None:
-    "Let TRL's fused head skip masked positions on a CPU too, for the whole process."
+@needs(otherwise=nullcontext, trl="1.16")
+@contextmanager
+def score_completions_only():
+    "In this context TRL's fused head skips masked positions on a CPU too."
     import trl.trainer.utils as utils
 
     original = utils._use_triton
@@ -86,6 +86,10 @@ def score_completions_only() -> None:
         return device.type == "cpu" or original(device)
 
     utils._use_triton = valid_positions_only
+    try:
+        yield
+    finally:
+        utils._use_triton = original
 
 # %% ../nbs/04_compat.ipynb #a1cf6d2d
 @needs(otherwise=nullcontext, trl="1.16")

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from r1nb.benchmarks import (
+    describe_problems,
     find_benchmark,
-    name_some,
     read_benchmark,
     unreadable_references,
     verification_of,
@@ -41,15 +41,15 @@ from r1nb.problems import (
     data_file,
     digest,
     is_local,
+    is_missing,
     iter_rows,
-    mended,
     message_text,
-    missing,
-    normalise,
     parquet_batches,
     problem_id,
     read_messages,
+    replace_lone_surrogates,
     split_of,
+    to_problem,
 )
 from .publish import PublishConfig, check_publish, publish
 from .runs import Run, append_jsonl, atomic_path, read_log, write_text
@@ -69,7 +69,7 @@ def _number(value, kind, what: str, default=None, low: float = -np.inf, high: fl
 
     Raises `InputError` that begins with `what` unless it is a number from `low` to `high`.
     """
-    if missing(value):
+    if is_missing(value):
         return default
     try:
         number = kind(value)
@@ -88,14 +88,14 @@ def _text(value, what: str, row: dict) -> str:
 
     A failed generation (`None`) is an empty text. Raises `InputError` that begins with `what`.
     """
-    if missing(value):
+    if is_missing(value):
         return ""
     if not isinstance(value, (str, dict)):
         kind = type(value).__name__
         raise InputError(f"{what}: a text is expected, not {kind} ({str(value)[:60]})")
     message = value if isinstance(value, dict) else {**row, "content": value}
     try:
-        return mended(message_text(message))
+        return replace_lone_surrogates(message_text(message))
     except InputError as e:
         raise InputError(f"{what}: {e}") from None
 
@@ -105,13 +105,13 @@ def completions_in(row: dict, here: str) -> tuple[list, list | None]:
 
     Raises `InputError` that begins with `here` for a row without a completion.
     """
-    chat = next((k for k in CHATS if not missing(row.get(k))), None)
+    chat = next((k for k in CHATS if not is_missing(row.get(k))), None)
     messages = read_messages(row[chat], f"{here}: {chat}") if chat else []
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=None)
     before = messages[:last]
     if not any(m["role"] == "user" for m in before):
         before = None
-    filled = [n for n in NAMES if not missing(row.get(n))]
+    filled = [n for n in NAMES if not is_missing(row.get(n))]
     present = [n for n in NAMES if n in row]
     if not present:
         if last is None:
@@ -149,7 +149,7 @@ def _fault_of_tests(verification: str) -> str | None:
 
 def _first_text(row: dict, *names: str) -> str:
     "The first of the columns `names` that is not empty, as a text; '' if all are."
-    return next((str(row[n]) for n in names if not missing(row.get(n))), "")
+    return next((str(row[n]) for n in names if not is_missing(row.get(n))), "")
 
 
 def _per_completion(value, count: int, what: str, here: str) -> list:
@@ -171,8 +171,8 @@ def as_traces(
     here = f"{where}, row {number}"
     row = {**row, **{ours: row.get(theirs) for theirs, ours in (columns or {}).items()}}
     texts, chat = completions_in(row, here)
-    asked = {**row, "problem": chat} if chat and missing(row.get("problem")) else row
-    problem = normalise(asked, number, where, need_answer=False)
+    asked = {**row, "problem": chat} if chat and is_missing(row.get("problem")) else row
+    problem = to_problem(asked, number, where, need_answer=False)
     if fault := _fault_of_tests(problem["verification"]):
         raise InputError(f"{here}: {fault}")
     reasons = row.get("finish_reason", row.get("finish_reasons"))
@@ -191,7 +191,7 @@ def as_traces(
             "completion": _text(text, f"{here}: completion {k}", row),
             "sample": _number(row.get("sample"), int, f"{here}: sample", k, 0, most),
             "num_tokens": _number(n, int, f"{here}: num_tokens", -1, -1, most),
-            "finish_reason": "" if missing(end) else str(end),
+            "finish_reason": "" if is_missing(end) else str(end),
         }
         for k, (text, end, n) in enumerate(zip(texts, ends, tokens, strict=True))
     ]
@@ -321,7 +321,7 @@ def benchmark_problems(names: list[str]) -> dict[str, list[str]]:
     for name in names:
         if Path(name).suffix in (".jsonl", ".parquet"):
             numbered = enumerate(iter_rows(name), 1)
-            rows = [normalise(row, i, name, need_answer=False) for i, row in numbered]
+            rows = [to_problem(row, i, name, need_answer=False) for i, row in numbered]
         else:
             try:
                 rows = read_benchmark(find_benchmark(name))[0]
@@ -934,7 +934,8 @@ def check_first_traces(name: str, cfg: CurateConfig) -> None:
     if bad := unreadable_references(list(first.values())):
         print(
             f"r1nb: {name}: of the first {len(first)} problems, {len(bad)} have a reference answer "
-            f"that cannot be read, and the step correct removes their traces: {name_some(bad)}",
+            f"that cannot be read, and the step correct removes their traces: "
+            f"{describe_problems(bad)}",
             file=sys.stderr,
         )
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from r1nb.benchmarks import (
+    describe_problems,
     find_benchmark,
     judge,
-    name_some,
     read_benchmark,
     reported,
     unreadable_references,
@@ -205,7 +205,7 @@ def leave_out_unreadable(tasks: list[Task]) -> list[Task]:
         if not t.rows:
             raise InputError(
                 f"{t.title}: no reference answer of its {len(bad)} problems can be read: "
-                f"{name_some(t.left_out)}"
+                f"{describe_problems(t.left_out)}"
             )
         if bad:
             t.notes.append(
@@ -540,7 +540,7 @@ def _agree_on_left_out(tasks: list[Task]) -> None:
         if ids and not rank():
             print(
                 f"{t.title}: {len(ids)} problems are left out, their reference answers cannot be "
-                f"read: {name_some(t.left_out)}",
+                f"read: {describe_problems(t.left_out)}",
                 flush=True,
             )
 

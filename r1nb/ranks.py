@@ -230,7 +230,7 @@ def settle(run: Run, code: int) -> int:
     left through `os._exit`, which counts as failed. A run that another process has is left alone.
     Returns the exit code to report."""
     state, job = run.manifest.get("status"), run.manifest.get("batch", {}).get("job")
-    if code != OK and code - 128 not in signal.valid_signals() or run.in_other_hands:
+    if code != OK and code - 128 not in signal.valid_signals() or run.running_outside_this_job:
         return code
     if state not in ("created", "running") and not (state == "queued" and job == batch_job()):
         return code

@@ -7,7 +7,7 @@ __all__ = ['REWARDS', 'TAGS', 'completion_texts', 'register_reward', 'references
            'format_zero_reward', 'tag_count_reward', 'reasoning_steps_reward', 'len_reward', 'cosine_scaled_reward',
            'repetition_penalty_reward', 'soft_overlong_punishment_reward', 'reasoning_gym_reward', 'extract_code',
            'code_reward', 'binary_code_reward', 'code_format_reward', 'ioi_code_reward', 'cf_code_reward',
-           'RewardOptions', 'get_reward_funcs', 'preview_rewards']
+           'RewardOptions', 'get_reward_funcs', 'preview_rewards', 'advantages']
 
 # %% ../nbs/43_rewards.ipynb #0407f023
 import asyncio
@@ -684,3 +684,27 @@ def preview_rewards(prompts: list, completions: list, names, prefill: str = "", 
                 values = one.submit(asyncio.run, values).result()
         table[name] = pd.Series(values, dtype="float64")
     return pd.DataFrame(table)
+
+# %% ../nbs/43_rewards.ipynb #873edf04
+def advantages(rewards, scale_rewards: str = "group"):
+    """Advantages of completions relative to the mean reward of their group, as TRL computes them.
+
+    `rewards`: tensor (groups, G). NaN marks a completion without a verdict; its advantage is 0.
+    `scale_rewards`: what to divide by. "group": the standard deviation of the group
+    ([DeepSeekMath](https://arxiv.org/abs/2402.03300)); "batch": that of all rewards
+    ([PPO Lite](https://arxiv.org/abs/2508.08221)); "none": nothing
+    ([Dr. GRPO](https://arxiv.org/abs/2503.20783)). Returns a tensor of the same shape."""
+
+    def std(values):  # over the last dimension; 0 where there are fewer than two verdicts
+        known = (~values.isnan()).sum(-1, keepdim=True)
+        squares = (values - values.nanmean(-1, keepdim=True)).square().nansum(-1, keepdim=True)
+        return (squares / (known - 1).clamp(min=1)).sqrt()
+
+    difference = rewards - rewards.nanmean(1, keepdim=True)
+    if scale_rewards == "group":
+        difference = difference / (std(rewards) + 1e-4)
+    elif scale_rewards == "batch":
+        difference = difference / (std(rewards.flatten()) + 1e-4)
+    elif scale_rewards != "none":
+        raise ValueError(f"scale_rewards: '{scale_rewards}'; valid: 'group', 'batch', 'none'")
+    return difference.nan_to_num(0.0)

@@ -37,7 +37,7 @@ def queue() -> dict[int, str] | None:
     rows = [line.split() for line in done.stdout.splitlines()]
     return {int(r[0]): r[1] for r in rows if len(r) == 2 and r[0].isdigit()}
 
-
+# %% ../nbs/61_scheduler.ipynb #196f2394
 _answered = (-math.inf, None)  # time of the last answer, and the answer
 
 
@@ -49,17 +49,17 @@ def recent_queue(age: float = 2.0) -> dict[int, str] | None:
         _answered = time.monotonic(), jobs
     return _answered[1]
 
-
+# %% ../nbs/61_scheduler.ipynb #c531bd3a
 def batch_job() -> int | None:
     "The number of the Slurm job whose batch script started this process, or None."
-    # R1NB_STAGE: an interactive job's shell (salloc) has SLURM_JOB_ID too.
+    # The shell of an interactive job (salloc) has SLURM_JOB_ID too, but not R1NB_STAGE.
     if "R1NB_STAGE" in os.environ and "SLURM_JOB_ID" in os.environ:
         return int(os.environ["SLURM_JOB_ID"])
     return None
 
 # %% ../nbs/61_scheduler.ipynb #f3496562
 class Slurm(Scheduler):
-    "Slurm, as runs see it."
+    "The methods of Slurm that `Run` calls; see `Scheduler` in runs."
 
     def this_job(self) -> int | None:
         "The number of the batch job that this process belongs to."
@@ -74,9 +74,9 @@ use_scheduler(Slurm())
 
 # %% ../nbs/61_scheduler.ipynb #6ab4e12e
 def state_of(run: Run, states: dict[int, str] | None = None) -> str:
-    """The state of `run`: its manifest's, corrected by the queue.
+    """The state of `run`: that of its manifest, corrected by the queue.
 
-    `states` is the queue's answer if the caller has it already (see `queue`)."""
+    `states` is the result of `queue()` if the caller has it already."""
     status, job = run.status, run.manifest.get("batch", {}).get("job")
     if job is None or status not in ("queued", "running", "preempted"):
         return status
@@ -90,10 +90,12 @@ def state_of(run: Run, states: dict[int, str] | None = None) -> str:
 
 # %% ../nbs/61_scheduler.ipynb #0f0d5710
 def slurm(*command, text: str | None = None) -> str:
-    "The output of a Slurm command. Raises `InputError` with Slurm's reason if it fails."
+    """Run a Slurm command with `text` as its input; returns its output.
+
+    Raises `InputError` with Slurm's reason if it fails."""
     if not shutil.which(command[0]):
         raise InputError(
-            f"there is no {command[0]} on this machine: --slurm works on a cluster's login node"
+            f"there is no {command[0]} on this machine; use --slurm on a login node of a cluster"
         )
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:

@@ -1,7 +1,8 @@
 """Build the documentation site from the notebooks into `_docs/`, offline.
 
-Worked cases show the outputs that the notebooks hold. With `--run` the notebooks whose code has changed are executed
-first (without the cells that nbdev-test leaves out); their outputs are kept in `_proc/run` under the code's hash.
+Worked cases show the outputs stored in the notebooks. With `--run` the notebooks whose code has
+changed are executed first (without the cells that nbdev-test skips); their outputs are cached in
+`_proc/run` under the code's hash.
 """
 
 import argparse
@@ -21,7 +22,7 @@ os.environ["NO_MKDOCS_2_WARNING"] = "1"
 
 
 def execute(notebook: Path, target: Path) -> None:
-    "Run the cells of `notebook` that nbdev-test would run, in this process, and write it with outputs to `target`."
+    "Run the cells that nbdev-test would run, in this process, and write the result to `target`."
     from execnb.shell import CaptureShell
     from fastcore.nbio import write_nb
     from nbdev.config import get_config
@@ -51,7 +52,7 @@ def execute(notebook: Path, target: Path) -> None:
 
 
 def execute_changed(fresh: bool) -> None:
-    "Execute the module notebooks that have changed, each in a process of its own."
+    "Execute the module notebooks that have changed, each in a separate process."
     from notebooks import NBS, RUN, key, rooms
 
     failed = []
@@ -75,7 +76,7 @@ def execute_changed(fresh: bool) -> None:
 
 
 def gallery(runs: Path | None, out: Path) -> None:
-    "The gallery of the complete runs below `runs`, if there are any, in `out`, for the site to take in."
+    "Write the gallery of the completed runs below `runs`, if there are any, to `out`."
     from r1nb.gallery import build_gallery
     from r1nb.runs import list_runs
     from r1nb.settings import settings
@@ -105,7 +106,10 @@ class Links(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    "Links of the pages below `site` whose file or anchor is missing. MkDocs sees those in Markdown only."
+    """Links of the pages below `site` whose file or anchor is missing.
+
+    MkDocs itself checks links in Markdown only.
+    """
     pages = {p.resolve(): Links(p) for p in site.rglob("*.html") if p.name != "404.html"}
     broken = []
     for page, links in pages.items():
@@ -131,17 +135,23 @@ def main() -> None:
     parser.add_argument(
         "--run", action="store_true", help="execute the notebooks that have changed"
     )
-    parser.add_argument("--fresh", action="store_true", help="with --run: execute them all")
+    parser.add_argument("--fresh", action="store_true", help="with --run: execute all of them")
     parser.add_argument(
         "--runs",
         type=Path,
         help="folder of runs for the gallery (default: the settings' runs folder)",
     )
-    parser.add_argument("--no-gallery", action="store_true", help="leave the gallery out")
     parser.add_argument(
-        "--serve", action="store_true", help="serve the site and make changed pages again"
+        "--no-gallery", action="store_true", help="build the site without the gallery"
     )
-    parser.add_argument("--address", default="127.0.0.1:8000", help="with --serve")
+    parser.add_argument(
+        "--serve", action="store_true", help="serve the site and rebuild changed pages"
+    )
+    parser.add_argument(
+        "--address",
+        default="127.0.0.1:8000",
+        help="with --serve: address (default: 127.0.0.1:8000)",
+    )
     parser.add_argument("--execute", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.execute:
@@ -168,9 +178,8 @@ def main() -> None:
     files = [p for p in args.out.rglob("*") if p.is_file()]
     size = sum(p.stat().st_size for p in files) / 2**20
     pages = sum(p.suffix == ".html" for p in files)
-    print(
-        f"{pages} pages, {size:.1f} MiB, in {time.monotonic() - start:.0f} s; start at {args.out / 'index.html'}"
-    )
+    seconds = time.monotonic() - start
+    print(f"{pages} pages, {size:.1f} MiB, {seconds:.0f} s; start at {args.out / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"The job notebook of curate, in this process or as a rank of `accelerate launch`. --help says more."
+"Run the curate job, in this process or as a rank of `accelerate launch`; see --help."
 
 import sys
 

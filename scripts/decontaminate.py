@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
         "--ngram_size",
         type=int,
         default=8,
-        help="words in a row that must not be shared (default: 8)",
+        help="length in words of the sequences that must not be shared (default: 8)",
     )
     parser.add_argument(
         "--problem_column", default="problem", help="column with the problem (default: problem)"
@@ -54,13 +54,13 @@ def parse() -> argparse.Namespace:
         "--benchmarks",
         nargs="+",
         default=BENCHMARKS,
-        help=f"or files of problems (default: {' '.join(BENCHMARKS)})",
+        help=f"benchmarks or files of problems (default: {' '.join(BENCHMARKS)})",
     )
     parser.add_argument(
         "--min_coverage",
         type=float,
         default=0.0,
-        help="ignore matches that are a smaller share of the test problem",
+        help="ignore matches that cover a smaller share of the test problem (default: 0)",
     )
     parser.add_argument("--private", action="store_true", help="push as a private dataset")
     return parser.parse_args()

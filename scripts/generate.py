@@ -1,4 +1,4 @@
-"The job notebook of generate, in this process or as a rank of `accelerate launch`. --help says more."
+"Run the generate job, in this process or as a rank of `accelerate launch`; see --help."
 
 import sys
 

@@ -1,4 +1,4 @@
-"The job notebook of grpo, in this process or as a rank of `accelerate launch`. --help says more."
+"Run the grpo job, in this process or as a rank of `accelerate launch`; see --help."
 
 import sys
 

@@ -11,7 +11,8 @@ is neither compared nor stored.
 Integers have to be equal, other numbers equal within 2 %, one unit of the last digit shown or
 1e-5. Addresses, temporary paths, times of day, durations in seconds, a trainer's rates and
 libraries' log lines are ignored. In a cell tagged `varies` (memory, rates, process ids) all
-numbers are.
+numbers are. In a cell tagged `machine` only the kinds of output are compared: what a model says in
+bfloat16 on one processor it may not say in float32 on another.
 """
 
 import argparse
@@ -148,13 +149,25 @@ def normal(outputs: list) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def same(stored: list, now: list, varies: bool = False) -> bool:
-    "Whether two lists of outputs show the same; with `varies`, whatever their numbers are."
+def kinds(outputs: list) -> list[str]:
+    "The kinds of output in `outputs`, each once: stdout, text/plain, image/png, ..."
+    found = set()
+    for output in outputs:
+        found |= {output["name"]} if output["output_type"] == "stream" else set(output["data"])
+    return sorted(found - {"stderr"})
+
+
+def same(stored: list, now: list, tags: list[str] = ()) -> bool:
+    """Whether two lists of outputs show the same.
+
+    `tags` of the cell: with `varies` numbers are not compared, with `machine` no text is."""
+    if "machine" in tags:
+        return kinds(stored) == kinds(now)
     stored, now = normal(stored), normal(now)
     if NUMBER.sub("#", stored) != NUMBER.sub("#", now):
         return False
     pairs = zip(NUMBER.findall(stored), NUMBER.findall(now), strict=True)
-    return varies or all(close(a, b) for a, b in pairs)
+    return "varies" in tags or all(close(a, b) for a, b in pairs)
 
 
 def close(a: str, b: str) -> bool:
@@ -181,8 +194,8 @@ def differences(notebook: Path, write: bool = False) -> list[Difference]:
     for cell in content["cells"]:
         if cell["id"] not in now:
             continue
-        stored, varies = cell["outputs"], "varies" in cell["metadata"].get("tags", [])
-        if not same(stored, now[cell["id"]], varies):
+        stored, tags = cell["outputs"], cell["metadata"].get("tags", [])
+        if not same(stored, now[cell["id"]], tags):
             found.append(Difference(notebook, cell["id"], stored, now[cell["id"]]))
             cell["outputs"] = now[cell["id"]]
     if write and found:

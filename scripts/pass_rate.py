@@ -1,4 +1,4 @@
-"""How often a model solves each problem of a dataset, and a dataset of those in a range.
+"""Measure how often a model solves each problem, and publish the problems in a range of rates.
 
 python scripts/pass_rate.py --dataset_name DATASET --model_name_or_path MODEL [--num_generations 8]
     [--pass_rate_min 0.1] [--pass_rate_max 0.9] [--output_dataset_name OWNER/NAME | ./FOLDER]
@@ -6,7 +6,8 @@ python scripts/pass_rate.py --dataset_name DATASET --model_name_or_path MODEL [-
     [--dataset_start_index N --dataset_end_index N]
     [--config RECIPE] [--run_dir FOLDER] [--KEY VALUE ...]
 
-Every key of `r1nb generate --keys` is accepted. A second start resumes; a new range only rates.
+Every key of `r1nb generate --keys` is accepted. The same command resumes after a stop. With another
+range the completions are rated again, not sampled again.
 """
 
 import sys
@@ -19,7 +20,7 @@ from r1nb.recipes import parse_overrides
 from r1nb.runs import Run
 from r1nb.settings import InputError, settings
 
-# Open-R1's names, and ours.
+# Open-R1's name → r1nb's name.
 ALIASES = {
     "dataset_prompt_column": "prompt_column",
     "max_completion_length": "max_new_tokens",

@@ -1,4 +1,7 @@
-"A Slurm cluster of two nodes on this machine, for as long as tests need it. Wants root, slurmctld, slurmd and munge."
+"""A Slurm cluster of two nodes on this machine, for as long as tests need it.
+
+Needs root, slurmctld, slurmd and munge.
+"""
 
 import os
 import shutil
@@ -38,9 +41,16 @@ KillWait=5
 MinJobAge=3600
 InactiveLimit=0
 GresTypes=gpu
-NodeName=node[1-2] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[26821-26822] CPUs=16 Boards=1 SocketsPerBoard=1 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=100000 Gres=gpu:8 State=UNKNOWN
+{nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=100
-"""  # noqa: E501
+"""
+NODES = " ".join(
+    [
+        "NodeName=node[1-2] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[26821-26822]",
+        "CPUs=16 Boards=1 SocketsPerBoard=1 CoresPerSocket=16 ThreadsPerCore=1",
+        "RealMemory=100000 Gres=gpu:8 State=UNKNOWN",
+    ]
+)
 
 
 def available():
@@ -62,7 +72,9 @@ class Cluster:
             (self.folder / name).mkdir(parents=True)
         cgroup = Path("/sys/fs/cgroup/freezer").exists()
         text = CONF.format(
-            T=self.folder, track="proctrack/cgroup" if cgroup else "proctrack/linuxproc"
+            nodes=NODES,
+            T=self.folder,
+            track="proctrack/cgroup" if cgroup else "proctrack/linuxproc",
         )
         self.conf.write_text(text)
         (self.folder / "cgroup.conf").write_text(
@@ -93,14 +105,22 @@ class Cluster:
         self.write()
         os.environ["SLURM_CONF"] = str(self.conf)
         t = self.folder
-        self.daemon("munged", "--foreground", "--force", f"--socket={t}/run/munge.sock", f"--key-file={t}/munge.key",
-                    f"--pid-file={t}/run/munged.pid", f"--seed-file={t}/run/munge.seed",
-                    f"--log-file={t}/log/munged.log")  # fmt: skip
+        self.daemon(
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={t}/run/munge.sock",
+            f"--key-file={t}/munge.key",
+            f"--pid-file={t}/run/munged.pid",
+            f"--seed-file={t}/run/munge.seed",
+            f"--log-file={t}/log/munged.log",
+        )
         self.wait(lambda: (t / "run/munge.sock").exists(), "munged")
         self.daemon("slurmctld", "-D", "-f", self.conf)
         self.wait(lambda: " UP" in self.ask("scontrol", "ping"), "slurmctld")
         for node in ("node1", "node2"):
-            script = f"hostname {node}; mount --bind {t}/hosts /etc/hosts; exec slurmd -D -f {self.conf} -N {node}"
+            script = f"hostname {node}; mount --bind {t}/hosts /etc/hosts"
+            script += f"; exec slurmd -D -f {self.conf} -N {node}"
             self.daemon("unshare", "-m", "-u", "sh", "-c", script)
         self.wait(
             lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"],

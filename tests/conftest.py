@@ -1,4 +1,4 @@
-"What the tests share: the `r1nb` command in a process with a deadline, a tiny model, a tiny pipeline."
+"Shared by the tests: the `r1nb` command in a process with a time limit, a tiny model and pipeline."
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 for key in [k for k in os.environ if k.startswith("R1NB_") and k != "R1NB_BENCHMARKS"]:
-    del os.environ[key]  # the settings of whoever runs the tests are no part of them
+    del os.environ[key]  # the tests must not depend on the settings of the user who runs them
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).parent.parent
@@ -27,31 +27,33 @@ TRAINING = {"dtype": "float32", "gradient_checkpointing": False, "learning_rate"
 
 
 def start(*arguments, cwd, runs, **env):
-    "The `r1nb` command as a process that writes to `<cwd>/out.txt` and `err.txt`; its runs go to `runs`."
-    # Files and no pipes: a process that is left behind would hold a pipe open and the test would wait for it.
+    "Start `r1nb`, which writes to `out.txt` and `err.txt` in `cwd` and puts its runs in `runs`."
+    # Files, not pipes: a leftover process would hold a pipe open and the test would wait for it.
     streams = [open(Path(cwd) / name, "w") for name in ("out.txt", "err.txt")]
     try:
         return subprocess.Popen(
-            [R1NB, *map(str, arguments)], cwd=cwd, stdout=streams[0], stderr=streams[1], stdin=subprocess.DEVNULL,
+            [R1NB, *map(str, arguments)],
+            cwd=cwd,
+            stdout=streams[0],
+            stderr=streams[1],
+            stdin=subprocess.DEVNULL,
             env={**os.environ, "R1NB_RUNS": str(runs), "OMP_NUM_THREADS": "1", **env},
-        )  # fmt: skip
+        )
     finally:
         for stream in streams:
             stream.close()
 
 
 def finish(process, cwd, deadline=DEADLINE):
-    "Wait for `process`; returns its exit code, output and messages."
+    "Wait for `process`; returns its `code`, `out` and `err`."
+    out, err = Path(cwd) / "out.txt", Path(cwd) / "err.txt"
     try:
         code = process.wait(deadline)
     except subprocess.TimeoutExpired:
         process.kill()
-        pytest.fail(
-            f"{process.args} did not end within {deadline} s: {(Path(cwd) / 'err.txt').read_text()[-2000:]}"
-        )
-    return SimpleNamespace(
-        code=code, out=(Path(cwd) / "out.txt").read_text(), err=(Path(cwd) / "err.txt").read_text()
-    )
+        messages = err.read_text()[-2000:]
+        pytest.fail(f"{process.args} did not end within {deadline} s: {messages}")
+    return SimpleNamespace(code=code, out=out.read_text(), err=err.read_text())
 
 
 def r1nb(*arguments, cwd, runs, deadline=DEADLINE, **env):
@@ -60,14 +62,14 @@ def r1nb(*arguments, cwd, runs, deadline=DEADLINE, **env):
 
 
 def succeeds(*arguments, cwd):
-    "Run the `r1nb` command in `cwd`, which holds its runs too, and see that it succeeds."
+    "Run the `r1nb` command in `cwd`, with its runs there too, and check that it succeeds."
     result = r1nb(*arguments, cwd=cwd, runs=cwd)
     assert result.code == 0, result.err[-3000:]
     return result
 
 
 def browser_program():
-    "Path of a Chromium, of this machine or playwright's own; skips where there is none."
+    "Path of Chromium, installed or playwright's own; skips the test if there is none."
     sync_playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright (extra browser)"
     ).sync_playwright
@@ -83,13 +85,13 @@ def browser_program():
 
 
 def wait_for(condition, what, process=None, deadline=DEADLINE):
-    "The first true value of `condition()`; fails when `process` ends or the deadline passes before there is one."
+    "The first true value of `condition()`; fails if `process` ends before, or after `deadline` s."
     end = time.monotonic() + deadline
     while time.monotonic() < end:
         if value := condition():
             return value
         if process is not None and process.poll() is not None:
-            pytest.fail(f"the process ended (code {process.returncode}) before there was {what}")
+            pytest.fail(f"the process ended (code {process.returncode}) without {what}")
         time.sleep(0.05)
     pytest.fail(f"no {what} within {deadline} s")
 
@@ -100,7 +102,7 @@ def losses(run):
 
 
 def session_members(session):
-    "Numbers of the living processes in the session that process `session` heads."
+    "Ids of the live processes in session `session` (the id of its first process)."
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -134,20 +136,21 @@ def tiny_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory, tiny_model):
-    "A pipeline recipe of all five stages on the tiny model: some seconds of work each."
+    "A pipeline recipe of all five stages on the tiny model: a few seconds of work each."
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     model = str(tiny_model)
     stages = {
-        "generate": {**TASK, "split": "train", "num_problems": 24, "num_generations": 2, "teacher": "scripted",
-                     "model_name_or_path": model},
+        "generate": {**TASK, "split": "train", "num_problems": 24, "num_generations": 2,
+                     "teacher": "scripted", "model_name_or_path": model},
         "curate": {"dataset_name": "${generate}", "model_name_or_path": model, "max_tokens": 400},
-        "sft": {"dataset_name": "${curate}", "model_name_or_path": model, **TRAINING, "max_steps": 4,
-                "per_device_train_batch_size": 4, "max_length": 256},
-        "grpo": {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": "${sft}", **TRAINING,
-                 "max_steps": 4, "save_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8,
-                 "max_completion_length": 16},
-        "evaluate": {**TASK, "split": "heldout", "num_problems": 8, "dtype": "float32", "num_generations": 2,
-                     "max_new_tokens": 16, "models": {"base": model, "sft": "${sft}", "grpo": "${grpo}"}},
+        "sft": {"dataset_name": "${curate}", "model_name_or_path": model, **TRAINING,
+                "max_steps": 4, "per_device_train_batch_size": 4, "max_length": 256},
+        "grpo": {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": "${sft}",
+                 **TRAINING, "max_steps": 4, "save_steps": 2, "num_generations": 4,
+                 "per_device_train_batch_size": 8, "max_completion_length": 16},
+        "evaluate": {**TASK, "split": "heldout", "num_problems": 8, "dtype": "float32",
+                     "num_generations": 2, "max_new_tokens": 16,
+                     "models": {"base": model, "sft": "${sft}", "grpo": "${grpo}"}},
     }  # fmt: skip
     recipe = {"name": "tiny", "minutes": dict.fromkeys(stages, 0.3), "stages": stages}
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -156,7 +159,7 @@ def tiny_recipe(tmp_path_factory, tiny_model):
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory, tiny_model):
-    "SFT on forty traces, six steps; how many examples a step, the command says."
+    "SFT on forty traces, six steps; the number of examples a step is set on the command line."
     from r1nb.generate import worked_solution
     from r1nb.runs import append_jsonl
 
@@ -167,8 +170,14 @@ def recipe(tmp_path_factory, tiny_model):
         for a, b in sums
     ]
     append_jsonl(folder / "traces.jsonl", rows)
-    keys = {"dataset_name": str(folder / "traces.jsonl"), "model_name_or_path": str(tiny_model), **TRAINING,
-            "max_length": 256, "max_steps": 6, "save_steps": 2}  # fmt: skip
+    keys = {
+        **TRAINING,
+        "dataset_name": str(folder / "traces.jsonl"),
+        "model_name_or_path": str(tiny_model),
+        "max_length": 256,
+        "max_steps": 6,
+        "save_steps": 2,
+    }
     path = folder / "sft.yaml"
     path.write_text(yaml.safe_dump(keys))
     return path
@@ -178,8 +187,8 @@ def recipe(tmp_path_factory, tiny_model):
 def alone(recipe, tmp_path_factory):
     "The finished run of one process on `recipe`, eight examples a step."
     folder = tmp_path_factory.mktemp("alone")
-    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", folder / "run",
-                  cwd=folder, runs=folder)  # fmt: skip
+    options = ("--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", folder / "run")
+    result = r1nb("sft", *options, cwd=folder, runs=folder)
     assert result.code == 0, result.err[-3000:]
     from r1nb.runs import Run
 

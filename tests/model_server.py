@@ -1,4 +1,6 @@
-"""A small OpenAI-compatible server of a real model, for tests: python tests/model_server.py MODEL PORT
+"""A small OpenAI-compatible server of a real model, for tests.
+
+    python tests/model_server.py MODEL PORT
 
 It answers one request at a time, with transformers; `temperature` is taken from the request.
 """
@@ -14,12 +16,9 @@ from r1nb.sampling import SamplingConfig, TransformersSampler
 
 
 def main(model: str, port: int) -> None:
-    sampler, lock = (
-        TransformersSampler(
-            ModelChoice(model, dtype="float32"), SamplingConfig(backend="transformers")
-        ),
-        threading.Lock(),
-    )
+    cfg = SamplingConfig(backend="transformers")
+    sampler = TransformersSampler(ModelChoice(model, dtype="float32"), cfg)
+    lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"The scripts for sbatch with Slurm's commands played by stand-ins: which job comes out of which arguments."
+"The scripts for sbatch, with fake Slurm commands: which arguments make which job."
 
 import importlib.metadata
 import json
@@ -12,7 +12,8 @@ from conftest import ROOT, r1nb
 
 from r1nb.runs import Run
 
-STAND_INS = {  # of srun's tasks only those of the look at the nodes are run, all of them
+# The fake srun runs all tasks of the check of the nodes, and prints the variables of the others.
+FAKES = {
     "scontrol": 'echo localhost; [ "$SLURM_NNODES" = 1 ] || echo localhost',
     "scancel": ":",
     "srun": """for a in "$@"; do case $a in --output=*) exec >> "${a#--output=}" 2>&1 ;; esac; done
@@ -34,14 +35,22 @@ exit "${FAKE_CODE:-0}\"""",
 @pytest.fixture
 def batch(tmp_path):
     "`batch(script, *arguments)`: exit code, output, and what `srun` found in its environment."
-    for name, text in STAND_INS.items():
+    for name, text in FAKES.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
 
     def run(script, *arguments, nodes=1, **extra):
-        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R1NB_PYTHON": sys.executable,
-               "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": str(nodes),
-               "SLURM_GPUS_ON_NODE": "8", "R1NB_RUNS": str(tmp_path / "runs"), **extra}  # fmt: skip
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "R1NB_PYTHON": sys.executable,
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_NNODES": str(nodes),
+            "SLURM_GPUS_ON_NODE": "8",
+            "R1NB_RUNS": str(tmp_path / "runs"),
+            **extra,
+        }
         command = ["bash", ROOT / "scripts/slurm" / script, *arguments]
         done = subprocess.run(
             command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
@@ -57,14 +66,11 @@ def test_sft_takes_model_dataset_accelerator(batch):
     job = json.loads(found["R1NB_JOB"])
     keys = {"model_name_or_path": "org/model", "dataset_name": "org/data", "learning_rate": "1e-5"}
     assert (job["stage"], job["overrides"]) == ("sft", keys)
-    assert (
-        found["R1NB_ACCELERATOR"].endswith("accelerate/zero2.yaml")
-        and found["R1NB_PROCESSES"] == "8"
-    )
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero2.yaml")
+    assert found["R1NB_PROCESSES"] == "8"
     _, found = batch("sft.slurm", "org/model", "org/data", "--learning_rate", "1e-5", nodes=2)
-    assert (
-        found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml") and found["R1NB_NODES"] == "2"
-    )
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/zero3.yaml")
+    assert found["R1NB_NODES"] == "2"
 
 
 def test_evaluate_takes_model_task_and_tp(batch):
@@ -73,9 +79,8 @@ def test_evaluate_takes_model_task_and_tp(batch):
     job = json.loads(found["R1NB_JOB"])
     keys = {"model_name_or_path": "org/model", "tasks": ["math_500", "aime24"], "samples": "2"}
     assert (job["stage"], job["overrides"], job["num_processes"]) == ("evaluate", keys, 8)
-    assert (
-        found["R1NB_ACCELERATOR"].endswith("accelerate/ddp.yaml") and found["R1NB_PROCESSES"] == "8"
-    )
+    assert found["R1NB_ACCELERATOR"].endswith("accelerate/ddp.yaml")
+    assert found["R1NB_PROCESSES"] == "8"
     _, found = batch("evaluate.slurm", "org/model", "aime24", "tp")
     job = json.loads(found["R1NB_JOB"])
     assert job["overrides"]["tensor_parallel_size"] == "8" and found["R1NB_ACCELERATOR"] == "none"
@@ -116,36 +121,28 @@ def test_the_exit_code_is_the_job_s(batch):
     assert done.returncode == 7 and "ended with exit code 7" in done.stdout
 
 
-def test_nodes_that_are_unlike(batch, tmp_path):
-    "Another version of a library on the second node: said, noted, and nothing begins."
+def test_nodes_that_do_not_match(batch, tmp_path):
+    "Another version of a library on the second node: reported, recorded, and nothing is started."
     installed = tmp_path / "old" / "trl-0.9.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 0.9\n")
     Run(tmp_path / "run").update(stage="sft", status="queued")
     arguments = ("sft.slurm", "org/model", "org/data", "--output_dir", tmp_path / "run")
     done, found = batch(*arguments, nodes=3)
-    assert (
-        done.returncode == 0
-        and "3 node(s) checked in" in done.stdout
-        and found["R1NB_NODES"] == "3"
-    ), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "3 node(s) checked in" in done.stdout, done.stderr
+    assert found["R1NB_NODES"] == "3", done.stderr
     done, found = batch(*arguments, nodes=3, FAKE_PATH_1=str(tmp_path / "old"))
     trl = importlib.metadata.version("trl")
     assert done.returncode == 1 and not found
-    assert (
-        f"the nodes do not fit together\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
-    )
-    assert (
-        Run(tmp_path / "run")
-        .manifest["error"]
-        .startswith("the nodes do not fit together: trl: 0.9 on node2")
-    )
+    assert f"the nodes do not match\n  trl: 0.9 on node2; {trl} on node1, node3" in done.stderr
+    error = Run(tmp_path / "run").manifest["error"]
+    assert error.startswith("the nodes do not match: trl: 0.9 on node2")
     assert not list((tmp_path / "run" / "logs").glob(".nodes-*"))
     Run(tmp_path / "run").update(status="completed", error=None)
     done, _ = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"))
-    assert (
-        done.returncode == 1 and Run(tmp_path / "run").status == "completed"
-    )  # it says nothing about what is done
+    # A completed run is not marked as failed.
+    assert done.returncode == 1 and Run(tmp_path / "run").status == "completed"
     done, found = batch(*arguments, nodes=2, FAKE_PATH_1=str(tmp_path / "old"), R1NB_NODES_WAIT="0")
     assert done.returncode == 0 and found and "checked" not in done.stdout
 
@@ -159,23 +156,22 @@ def test_nodes_that_are_unlike(batch, tmp_path):
     ],
 )
 def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
-    "It is waited for, with a deadline; its log is shown when it dies; the training starts only with it, and ends it."
+    """The job waits for the server, up to a time limit, and shows its log if it dies.
+
+    The training starts only once the server answers, and stops the server when it ends.
+    """
     (tmp_path / "server.py").write_text(
         "import http.server as h, os\n"
         "class Healthy(h.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self): self.send_response(200 if self.path == '/health/' else 404); self.end_headers()\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200 if self.path == '/health/' else 404)\n"
+        "        self.end_headers()\n"
         "h.HTTPServer(('', int(os.environ['R1NB_SERVER_PORT'])), Healthy).serve_forever()\n"
     )
     options = (
-        "--nodes",
-        2,
-        "--server",
-        server.format(folder=tmp_path),
-        "--server_wait",
-        2 if "sleep" in server else 60,
-        "--run-dir",
-        tmp_path / "run",
-    )
+        "--nodes", 2, "--server", server.format(folder=tmp_path),
+        "--server_wait", 2 if "sleep" in server else 60, "--run-dir", tmp_path / "run",
+    )  # fmt: skip
     shown = r1nb("grpo", *options, "--dry-run", cwd=tmp_path, runs=tmp_path)
     (tmp_path / "run/logs").mkdir(parents=True)
     (tmp_path / "job.slurm").write_text(shown.out)
@@ -190,19 +186,23 @@ def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
 
 
 def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
-    "generate.slurm's arguments; a server over all nodes, which is asked before the client starts."
+    "generate.slurm's arguments; the client starts once a server over all nodes answers."
     (tmp_path / "server.py").write_text(
         "import http.server as h, json, os\n"
         "class Server(h.BaseHTTPRequestHandler):\n"
         "    def reply(self, body):\n"
-        "        self.send_response(200 if self.path.startswith('/v1/') else 404); self.end_headers()\n"
+        "        self.send_response(200 if self.path.startswith('/v1/') else 404)\n"
+        "        self.end_headers()\n"
         "        self.wfile.write(json.dumps(body).encode())\n"
         "    def do_GET(self): self.reply({})\n"
-        "    def do_POST(self): self.reply({'choices': [{'message': {'content': 'two'}, 'finish_reason': 'stop'}]})\n"
+        "    def do_POST(self):\n"
+        "        choice = {'message': {'content': 'two'}, 'finish_reason': 'stop'}\n"
+        "        self.reply({'choices': [choice]})\n"
         "h.HTTPServer(('', int(os.environ['R1NB_SERVER_PORT'])), Server).serve_forever()\n"
     )
-    options = ("--hf-dataset", "AI-MO/NuminaMath-TIR", "--temperature", "0.6", "--prompt-column", "problem", "--model",
-               "deepseek-ai/DeepSeek-R1", "--hf-output-dataset", "username/r1-dataset")  # fmt: skip
+    options = ("--hf-dataset", "AI-MO/NuminaMath-TIR", "--temperature", "0.6",
+               "--prompt-column", "problem", "--model", "deepseek-ai/DeepSeek-R1",
+               "--hf-output-dataset", "username/r1-dataset")  # fmt: skip
     more = (
         "--server",
         f"{sys.executable} {tmp_path}/server.py",
@@ -219,18 +219,21 @@ def test_generate_takes_the_options_of_open_r1(batch, tmp_path):
         "none",
     )
     assert job["overrides"] == {
-        "hf_dataset": "AI-MO/NuminaMath-TIR", "model": "deepseek-ai/DeepSeek-R1", "temperature": "0.6",
-        "prompt_column": "problem", "hf_output_dataset": "username/r1-dataset", "num_generations": "4",
-        "private": "true", "base_url": "$R1NB_SERVER_URL/v1",
-    }  # fmt: skip
+        "hf_dataset": "AI-MO/NuminaMath-TIR",
+        "model": "deepseek-ai/DeepSeek-R1",
+        "temperature": "0.6",
+        "prompt_column": "problem",
+        "hf_output_dataset": "username/r1-dataset",
+        "num_generations": "4",
+        "private": "true",
+        "base_url": "$R1NB_SERVER_URL/v1",
+    }
     done, _ = batch("generate.slurm", "--hf-dataset", "org/data", "--model")
     assert done.returncode == 2 and "sbatch" in done.stderr
     done, _ = batch("generate.slurm", "--model=org/model")
-    assert (
-        done.returncode == 2
-        and "--hf-dataset are needed" in done.stderr
-        and "--client-replicas" in done.stderr
-    )
+    assert done.returncode == 2
+    assert "--hf-dataset are needed" in done.stderr
+    assert "--client-replicas" in done.stderr
 
 
 def test_a_time_limit_while_the_server_loads(batch, tmp_path):
@@ -245,24 +248,17 @@ def test_a_time_limit_while_the_server_loads(batch, tmp_path):
     (tmp_path / "sleep").chmod(0o755)
     server = "bash -c 'kill -USR1 $PPID; sleep 3; exit 1'"
     options = (
-        "--hf-dataset",
-        "org/data",
-        "--model",
-        "org/model",
-        "--server",
-        server,
-        "--server-wait",
-        "60",
-    )
+        "--hf-dataset", "org/data", "--model", "org/model", "--server", server,
+        "--server-wait", "60",
+    )  # fmt: skip
     done, found = batch("generate.slurm", *options)
-    assert marker.read_text().strip() == "7" and "back into the queue" in done.stdout, (
-        done.stdout + done.stderr
-    )
+    assert marker.read_text().strip() == "7", done.stdout + done.stderr
+    assert "back into the queue" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 1 and not found and "the end of its log" not in done.stdout
 
 
 def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
-    "serve.sh: vLLM alone on one node; on two the first task starts Ray's head and vLLM, the second a worker."
+    "serve.sh: vLLM alone on one node; on two, Ray's head and vLLM on one, a worker on the other."
     (tmp_path / "python").write_text("#!/bin/bash\necho 2\n")
     (tmp_path / "scontrol").write_text("#!/bin/bash\necho node1; echo node2\n")
     for name in ("vllm", "ray"):
@@ -271,9 +267,15 @@ def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
         file.chmod(0o755)
 
     def serve(nodes, rank):
-        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R1NB_PYTHON": str(tmp_path / "python"),
-               "R1NB_SERVER_PORT": "8000", "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_STEP_NODELIST": "node[1-2]",
-               "SLURM_PROCID": str(rank)}  # fmt: skip
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "R1NB_PYTHON": str(tmp_path / "python"),
+            "R1NB_SERVER_PORT": "8000",
+            "SLURM_STEP_NUM_NODES": str(nodes),
+            "SLURM_STEP_NODELIST": "node[1-2]",
+            "SLURM_PROCID": str(rank),
+        }
         command = ["bash", ROOT / "scripts/slurm/serve.sh", "org/R1", "--tensor-parallel-size", "8"]
         assert subprocess.run(command, env=env, timeout=60).returncode == 0
         said = sorted((tmp_path / "said").read_text().splitlines())

@@ -1,7 +1,8 @@
-"""The command line: it answers at once; input that cannot work ends in exit code 2, one message and nothing written.
+"""The command line answers at once; bad input gives exit code 2, one message, and no files written.
 
-Most cases run in this process, with what `r1nb` would do in the job's process done here; importing torch for each takes
-many seconds. A handful goes through the real command."""
+Most cases run in this process, also what `r1nb` would do in the job's process: importing torch for
+each would take many seconds. A few cases run the real command.
+"""
 
 import json
 import os
@@ -22,7 +23,7 @@ HEAVY = {"torch", "transformers", "trl", "papermill", "IPython", "pandas", "data
 
 
 def tree(folder):
-    "Every path below `folder` with what it holds."
+    "Every path below `folder` with its contents."
     return {
         str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
         for p in folder.rglob("*")
@@ -31,7 +32,7 @@ def tree(folder):
 
 @pytest.fixture
 def command(here, monkeypatch, capfd):
-    "`command(*arguments)`: exit code, output and messages of `r1nb` with its jobs run in this process."
+    "`command(*arguments)`: `code`, `out` and `err` of `r1nb`, with its jobs run in this process."
 
     def start_here(job):
         return jobs.guarded(lambda: jobs.execute_job(job), debug=job.debug)
@@ -51,7 +52,7 @@ def command(here, monkeypatch, capfd):
 
 @pytest.fixture
 def refused(command, here):
-    "`refused(arguments, *words)`: the command ends with 2 and one message with `words` in it, and writes nothing."
+    "`refused(arguments, *words)`: exit code 2, one message that contains `words`, nothing written."
 
     def check(arguments, *words):
         before = tree(here)
@@ -73,17 +74,12 @@ def evaluation(here, tiny_model):
         "".join(f'{{"problem": "{i} + 1 =", "answer": "{i + 1}"}}\n' for i in range(20))
     )
     return [
-        "evaluate",
-        "--dataset_name",
-        "sums.jsonl",
-        "--model_name_or_path",
-        str(tiny_model),
-        "--dtype",
-        "float32",
-    ]
+        "evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", str(tiny_model),
+        "--dtype", "float32",
+    ]  # fmt: skip
 
 
-# ---- answering at once -------------------------------------------------------------------------------------------
+# ---- answering at once -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,15 +113,13 @@ def test_help_and_version(tmp_path):
 
 def test_keys_are_listed_with_their_defaults(command):
     code, out, err = command("evaluate", "--keys", "num_")
-    assert (
-        code == 0
-        and "--num_problems  (None)\n      Maximum number of problems" in out
-        and "--temperature" not in out
-    )
+    assert code == 0
+    assert "--num_problems  (None)\n      Maximum number of problems" in out
+    assert "--temperature" not in out
     assert all("num_" in line for line in out.splitlines() if line.startswith("--"))
 
 
-# ---- bad input ---------------------------------------------------------------------------------------------------
+# ---- bad input ---------------------------------------------------------------------------------
 
 
 def test_an_unknown_key_is_named_with_the_nearest(refused, here, evaluation):
@@ -166,7 +160,7 @@ def test_a_wrong_value_is_named_with_what_is_valid(refused, evaluation, key, val
     [
         ("r.yml", None, "recipe r.yml does not exist"),
         ("rr.yaml", "near", "did you mean 'r.yaml'?"),
-        ("r.yaml", "seed: 1\nseed: 2\n", "line 2: key 'seed' stands in line 1 already"),
+        ("r.yaml", "seed: 1\nseed: 2\n", "line 2: key 'seed' is already set in line 1"),
         ("r.yaml", "a: [1\n", "line 2"),
         ("r.yaml", "- a\n- b\n", "a mapping 'key: value' is expected, not a list"),
         (
@@ -189,13 +183,13 @@ LINE = '{"problem": "1 + 1 =", "answer": "2"}\n'
 @pytest.mark.parametrize(
     "name, text, words",
     [
-        ("sum.jsonl", None, ["dataset file sum.jsonl does not exist", "did you mean 'sums.jsonl'?"]),
-        ("nowhere/d.jsonl", None, ["nowhere/d.jsonl does not exist", "nor does its folder nowhere"]),
-        ("d.jsonl", LINE * 16 + '{"problem": "1 + \n' + LINE, ["d.jsonl, line 17", "not valid JSON"]),
-        ("d.jsonl", LINE * 16 + "[1]\n", ["d.jsonl, line 17", "a JSON object is expected, not list"]),
+        ("sum.jsonl", None, ["file sum.jsonl does not exist", "did you mean 'sums.jsonl'?"]),
+        ("nowhere/d.jsonl", None, ["nowhere/d.jsonl does not exist", "nor does its folder"]),
+        ("d.jsonl", LINE * 16 + '{"problem": "1 +\n' + LINE, ["line 17", "not valid JSON"]),
+        ("d.jsonl", LINE * 16 + "[1]\n", ["d.jsonl, line 17", "JSON object is expected, not list"]),
         ("d.jsonl", LINE.encode() + b'{"problem": "\xff"}\n', ["d.jsonl, line 2: not UTF-8"]),
-        ("d.jsonl", LINE + '{"text": "1 + 1", "answer": "2"}\n', ["d.jsonl, row 2: no column for 'problem'"]),
-        ("d.jsonl", LINE + '{"problem": "1 + 1"}\n', ["d.jsonl, row 2: no answer in columns problem"]),
+        ("d.jsonl", LINE + '{"text": "", "answer": "2"}\n', ["row 2: no column for 'problem'"]),
+        ("d.jsonl", LINE + '{"problem": "1 + 1"}\n', ["row 2: no answer in columns problem"]),
         ("d.jsonl", "", ["d.jsonl has no rows"]),
         ("d.jsonl", "\n\n", ["d.jsonl has no rows"]),
         ("d.parquet", "no parquet", ["d.parquet is not a readable parquet file"]),
@@ -204,8 +198,8 @@ LINE = '{"problem": "1 + 1 =", "answer": "2"}\n'
         ("reasoning_gym/chain_sums", None, ["did you mean 'chain_sum'?"]),
         ("mth500", None, ["'mth500' is not a file, folder, benchmark or Hub id"]),
     ],
-    ids=["missing", "no-folder", "broken-line", "no-object", "no-utf8", "no-problem", "no-answer", "empty", "blank",
-         "damaged", "kind", "folder", "task", "benchmark"],
+    ids=["missing", "no-folder", "broken-line", "no-object", "no-utf8", "no-problem", "no-answer",
+         "empty", "blank", "damaged", "kind", "folder", "task", "benchmark"],
 )  # fmt: skip
 def test_a_dataset_that_cannot_be_read(refused, here, evaluation, name, text, words):
     (here / "folder").mkdir()
@@ -273,14 +267,12 @@ def small_disk(tmp_path_factory):
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
     )
     if mounted.returncode:
-        pytest.skip(
-            f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}"
-        )
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_an_output_folder_that_cannot_be(refused, here, evaluation):
+def test_an_output_folder_that_cannot_be_written(refused, here, evaluation):
     (here / "file").write_text("")
     for option in ("--run-dir", "--run_dir", "--output_dir"):
         refused([*evaluation, option, "file"], "is a file", "choose another")
@@ -351,11 +343,15 @@ def test_a_command_that_is_not_one(refused, arguments, words):
     refused(arguments, words)
 
 
-# ---- pipelines ---------------------------------------------------------------------------------------------------
+# ---- pipelines ---------------------------------------------------------------------------------
 
 PIPELINE = """name: demo
 stages:
-  generate: {{dataset_name: reasoning_gym/chain_sum, num_problems: 4, teacher: scripted, model_name_or_path: {model}}}
+  generate:
+    dataset_name: reasoning_gym/chain_sum
+    num_problems: 4
+    teacher: scripted
+    model_name_or_path: {model}
   curate: {{dataset_name: "${{generate}}", model_name_or_path: {model}}}
   {last}
 """
@@ -369,9 +365,9 @@ stages:
         (
             'evaluate: {model_name_or_path: "${sft}"}',
             "",
-            "evaluate.model_name_or_path: ${sft} is no earlier stage",
+            "evaluate.model_name_or_path: ${sft} is not an earlier stage",
         ),
-        ('evaluate: {models: {a: "${evaluate}"}}', "", "${evaluate} is no earlier stage"),
+        ('evaluate: {models: {a: "${evaluate}"}}', "", "${evaluate} is not an earlier stage"),
         (
             "evaluate: {}\nstagse: {}",
             "",
@@ -424,21 +420,16 @@ def test_the_last_stage_is_checked_before_the_first_starts(tmp_path, tiny_model,
         assert word in result.err
 
 
-# ---- the real command --------------------------------------------------------------------------------------------
+# ---- the real command --------------------------------------------------------------------------
 
 
 def test_bad_input_through_the_real_command(tmp_path, tiny_model):
     "One case a process: a stage with TRL's configuration, one without, an unknown command."
     runs = tmp_path / "runs"
     grpo = [
-        "grpo",
-        "--dataset_name",
-        TASK["dataset_name"],
-        "--num_problems",
-        4,
-        "--model_name_or_path",
-        tiny_model,
-    ]
+        "grpo", "--dataset_name", TASK["dataset_name"], "--num_problems", 4,
+        "--model_name_or_path", tiny_model,
+    ]  # fmt: skip
     (tmp_path / "d.jsonl").write_text(LINE * 16 + "{\n")
     for arguments, words in [
         (
@@ -457,12 +448,10 @@ def test_bad_input_through_the_real_command(tmp_path, tiny_model):
     ]:
         result = r1nb(*arguments, cwd=tmp_path, runs=runs)
         assert result.code == 2, result.err
-        assert (
-            words in result.err
-            and "Traceback" not in result.err
-            and result.out == ""
-            and not runs.exists()
-        )
+        assert words in result.err
+        assert "Traceback" not in result.err
+        assert result.out == ""
+        assert not runs.exists()
 
 
 def test_doctor(tmp_path):
@@ -487,7 +476,7 @@ def test_doctor(tmp_path):
     assert "Traceback" not in result.err and not (tmp_path / "runs").exists()
 
 
-# ---- looking at runs ---------------------------------------------------------------------------------------------
+# ---- looking at runs ---------------------------------------------------------------------------
 
 
 def test_no_runs(command, here):
@@ -543,13 +532,12 @@ def test_runs_and_show(command, here):
 
 
 def test_output_into_a_closed_pipe(tmp_path):
-    "`r1nb runs | head -1` ends quietly."
+    "`r1nb runs | head -1` ends without an error."
     for i in range(3):
         open_run(tmp_path / "runs" / "sft" / f"{i}", "sft", {})
     env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}
-    line = f"'{R1NB}' runs --json"
-    result = subprocess.run(["bash", "-c", f"set -o pipefail; {line} | true"], capture_output=True, text=True,
-                            env=env, timeout=60)  # fmt: skip
+    command = ["bash", "-c", f"set -o pipefail; '{R1NB}' runs --json | true"]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
     assert result.stderr == "" and result.returncode == 0
 
 

@@ -20,7 +20,7 @@ def needs(library):
 
 
 def python(code):
-    "Run `code` in a process of its own, for what would stay patched in this one."
+    "Run `code` in another process, as its patches would stay in this one."
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -79,7 +79,7 @@ def test_a_patch_is_not_applied_to_another_version(name, monkeypatch):
 # ---- TRL ---------------------------------------------------------------------------------------
 
 
-def test_score_completions_only(patched, tmp_path, monkeypatch):
+def test_score_completions_only(tmp_path, monkeypatch):
     import torch
     import trl.trainer.utils as utils
 
@@ -103,9 +103,10 @@ def test_score_completions_only(patched, tmp_path, monkeypatch):
 
     monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", spy)
     before = model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
-    patched(compat.score_completions_only, _use_triton=utils)
-    after = model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
-    assert scored == [22, 10]
+    use_triton = utils._use_triton
+    with compat.score_completions_only():
+        after = model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
+    assert scored == [22, 10] and utils._use_triton is use_triton
     torch.testing.assert_close(before, after)
 
 

@@ -1,4 +1,4 @@
-"Traces and problems as a user makes them: generated, stopped, filtered, decontaminated, rated, published."
+"Traces and problems: generated, interrupted, filtered, decontaminated, rated, published."
 
 import json
 import os
@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,7 +18,7 @@ LIMIT = ("--max_new_tokens", 8, "--dtype", "float32")
 
 
 def script(name, *arguments, cwd, deadline=300):
-    "A script of `scripts/` in a process."
+    "Run a script of `scripts/` in a process."
     env = {**os.environ, "R1NB_RUNS": str(cwd / "runs"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
     return subprocess.run(
@@ -35,7 +34,7 @@ def free_port():
 
 @pytest.fixture
 def server(tiny_model):
-    "`server(port)`: a process that serves the tiny model; all are ended at the end."
+    "`server(port)` starts a process that serves the tiny model; all are killed after the test."
     started = []
 
     def serve(port):
@@ -56,6 +55,13 @@ def connects(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def processes_of(folder):
+    "Command lines that name `folder`."
+    command = ["ps", "-ww", "-eo", "args"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if str(folder) in line]
+
+
 def problems(path, n=30):
     "A file of `n` problems under another column's name, without answers."
     rows = [{"question": f"What is {a} + {a + 1}?", "extra": a} for a in range(n)]
@@ -65,44 +71,22 @@ def problems(path, n=30):
 
 @pytest.mark.slow
 def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
-    "generate.py's arguments; of two servers one is killed and started again; killed itself, the command goes on."
+    """generate.py accepts open-r1's arguments.
+
+    One of two servers is killed and restarted; then the command itself is killed, and resumes.
+    """
     ports = [free_port(), free_port()]
     second = [server(port) for port in ports][1]
     wait_for(lambda: all(map(connects, ports)), "two servers", second)
     problems(tmp_path / "asked.jsonl")
     arguments = (
-        "generate",
-        "--hf-dataset",
-        "asked.jsonl",
-        "--prompt-column",
-        "question",
-        "--model",
-        tiny_model,
-        "--prompt-template",
-        "Reason.\n{{ instruction }}",
-        "--temperature",
-        0.8,
-        "--top-p",
-        0.9,
-        "--max-new-tokens",
-        8,
-        "--num-generations",
-        4,
-        "--input-batch-size",
-        2,
-        "--client-replicas",
-        2,
-        "--timeout",
-        60,
-        "--retries",
-        20,
-        "--hf-output-dataset",
-        "./published",
-        "--run-dir",
-        "run",
-        "--vllm-server-url",
-        *(f"http://127.0.0.1:{p}/v1" for p in ports),
-    )
+        "generate", "--hf-dataset", "asked.jsonl", "--prompt-column", "question",
+        "--model", tiny_model, "--prompt-template", "Reason.\n{{ instruction }}",
+        "--temperature", 0.8, "--top-p", 0.9, "--max-new-tokens", 8, "--num-generations", 4,
+        "--input-batch-size", 2, "--client-replicas", 2, "--timeout", 60, "--retries", 20,
+        "--hf-output-dataset", "./published", "--run-dir", "run",
+        "--vllm-server-url", *(f"http://127.0.0.1:{p}/v1" for p in ports),
+    )  # fmt: skip
     file = tmp_path / "run/dataset/traces.jsonl"
     process = start(*arguments, cwd=tmp_path, runs=tmp_path)
     wait_for(lambda: len(read_log(file)) >= 10, "ten traces", process)
@@ -115,9 +99,8 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     server(ports[1])
     result = succeeds(*arguments, cwd=tmp_path)
     rows = read_log(file)
-    assert (
-        len(rows) == len({(r["problem_id"], r["sample"]) for r in rows}) == 120
-    )  # none lost, none twice
+    # none lost, none twice
+    assert len(rows) == len({(r["problem_id"], r["sample"]) for r in rows}) == 120
     assert all(r["text"] == before.get((r["problem_id"], r["sample"]), r["text"]) for r in rows)
     assert "tok/s" in result.err
     from datasets import load_dataset
@@ -125,9 +108,8 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
     published = load_dataset(str(tmp_path / "published"), cache_dir=str(tmp_path / "cache"))[
         "train"
     ]
-    assert len(published) == 120 and set(published["problem"]) == {
-        f"What is {a} + {a + 1}?" for a in range(30)
-    }
+    assert len(published) == 120
+    assert set(published["problem"]) == {f"What is {a} + {a + 1}?" for a in range(30)}
     card = (tmp_path / "published/README.md").read_text()
     assert "temperature: 0.8" in card and "num_generations: 4" in card and "Reason." in card
     assert Run(tmp_path / "run").manifest["summary"]["published"] == str(tmp_path / "published")
@@ -148,7 +130,7 @@ def test_open_r1_arguments_and_a_server_that_dies(server, tiny_model, tmp_path):
         ),
         (("--prompt_column", "prompt"), ("row 1: no column 'prompt'", "question, extra")),
         (("--hub_dataset", "owner/x"), ("owner/x cannot be pushed to", "offline")),
-        (("--hub_dataset", "traces"), ("'traces' is no Hub id",)),
+        (("--hub_dataset", "traces"), ("'traces' is not a Hub id",)),
         (("--pipeline", "distilable"), ("did you mean 'distilabel'?",)),
         (("--rows", "[5, 2]"), ("rows: [5, 2]",)),
     ],
@@ -157,59 +139,35 @@ def test_what_generate_refuses(tiny_model, tmp_path, arguments, words):
     problems(tmp_path / "asked.jsonl")
     more = () if "--prompt_column" in arguments else ("--prompt_column", "question")
     result = r1nb(
-        "generate",
-        "--dataset_name",
-        "asked.jsonl",
-        "--model",
-        tiny_model,
-        *more,
-        *arguments,
-        "--run-dir",
-        "run",
-        cwd=tmp_path,
-        runs=tmp_path,
-    )
+        "generate", "--dataset_name", "asked.jsonl", "--model", tiny_model, *more, *arguments,
+        "--run-dir", "run", cwd=tmp_path, runs=tmp_path,
+    )  # fmt: skip
     assert result.code == 2 and all(w in result.err for w in words), result.err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_distilabel_pipeline_draws_the_same(tiny_model, tmp_path):
-    "The direct way's traces; distilabel's dataset is there; a stopped pipeline leaves no process and goes on."
+def test_a_distilabel_pipeline_gives_the_same_traces(tiny_model, tmp_path):
+    """distilabel gives the same traces as r1nb's own sampler, and its dataset is written.
+
+    An interrupted pipeline leaves no process behind, and resumes.
+    """
     pytest.importorskip("distilabel")
     problems(tmp_path / "asked.jsonl", 6)
     options = (
-        "generate",
-        "--dataset_name",
-        "asked.jsonl",
-        "--prompt_column",
-        "question",
-        "--model",
-        tiny_model,
-        *LIMIT,
-        "--backend",
-        "transformers",
-        "--num_generations",
-        2,
-        "--batch_size",
-        4,
-    )
+        "generate", "--dataset_name", "asked.jsonl", "--prompt_column", "question",
+        "--model", tiny_model, *LIMIT, "--backend", "transformers", "--num_generations", 2,
+        "--batch_size", 4,
+    )  # fmt: skip
     succeeds(*options, "--run-dir", "direct", cwd=tmp_path)
     process = start(
         *options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path, runs=tmp_path
     )
     wait_for(lambda: read_log(tmp_path / "piped/dataset/traces.jsonl"), "a first trace", process)
+    assert processes_of(tmp_path)
     process.send_signal(signal.SIGTERM)
     assert finish(process, tmp_path).code in (0, 143)
-    wait_for(
-        lambda: (
-            str(tmp_path)
-            not in subprocess.run(
-                ["ps", "-ww", "-eo", "args"], capture_output=True, text=True
-            ).stdout
-        ),
-        "an end of its processes",
-    )
+    wait_for(lambda: not processes_of(tmp_path), "an end of its processes")
     succeeds(*options, "--pipeline", "distilabel", "--run-dir", "piped", cwd=tmp_path)
     a, b = (
         pd.read_parquet(tmp_path / name / "dataset/train.parquet") for name in ("direct", "piped")
@@ -224,8 +182,8 @@ def test_a_distilabel_pipeline_draws_the_same(tiny_model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.vllm
-def test_the_seed_s_example_of_distilabel(tmp_path):
-    "distilabel's own vLLM class, as the example of 2025 uses it, through `r1nb distilabel`."
+def test_the_distilabel_example_of_open_r1(tmp_path):
+    "distilabel's own vLLM class, as open-r1's example of 2025 uses it, by `r1nb distilabel`."
     pytest.importorskip("distilabel")
     pytest.importorskip("vllm")
     from r1nb.models import resolve_model
@@ -255,12 +213,13 @@ def test_the_seed_s_example_of_distilabel(tmp_path):
 
 @pytest.fixture
 def traces(tmp_path):
-    "A file of traces, each with what is right or wrong about it."
+    "A file of right and wrong traces."
     right, where = "<think>\n{a} + {b} = {c}\n</think>\n\\boxed{{{c}}}", tmp_path / "traces.jsonl"
     rows = []
     for i in range(40):
         base = {
-            "problem": f"Person {i} has {i} apples and buys {i + 1} more. How many does person {i} have?",
+            "problem": f"Person {i} has {i} apples and buys {i + 1} more. "
+            f"How many does person {i} have?",
             "answer": str(2 * i + 1),
         }
         good = right.format(a=i, b=i + 1, c=2 * i + 1)
@@ -284,7 +243,10 @@ def traces(tmp_path):
 
 
 def test_every_step_of_curate(traces, tiny_model, tmp_path):
-    "Of each step one that must go and one that must stay; what matched is listed; the split is by problem."
+    """Each step removes the trace that it must, keeps the one that it must, and lists what matched.
+
+    The split is by problem.
+    """
     (tmp_path / "test.jsonl").write_text(
         json.dumps(
             {"problem": "Then Person 7 has 7 apples and buys 8 more. Say how many.", "answer": "15"}
@@ -302,20 +264,17 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
     )
     (tmp_path / "recipe.yaml").write_text(
         "dataset_name: traces.jsonl\n"
-        "steps: [format, correct, language, repetition, distinct, decontaminate, pass_rate, per_problem]\n"
-        "benchmarks: [test.jsonl]\npass_rates: rates.parquet\nmax_pass_rate: 1\nheldout_fraction: 0.25\n"
+        "steps: [format, correct, language, repetition, distinct, decontaminate, pass_rate,"
+        " per_problem]\n"
+        "benchmarks: [test.jsonl]\n"
+        "pass_rates: rates.parquet\n"
+        "max_pass_rate: 1\n"
+        "heldout_fraction: 0.25\n"
     )
     options = (
-        "curate",
-        "--config",
-        "recipe.yaml",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-        "--hub_dataset",
-        "./corpus",
-    )
+        "curate", "--config", "recipe.yaml", "--model_name_or_path", tiny_model,
+        "--run-dir", "run", "--hub_dataset", "./corpus",
+    )  # fmt: skip
     succeeds(*options, cwd=tmp_path)
     counts = {
         r["step"]: r["removed"]
@@ -335,17 +294,14 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
     removed = {r["step"]: r for r in read_log(tmp_path / "run/results/removed.jsonl")}
     assert "han" in removed["language"]["reason"] and "repeated" in removed["repetition"]["reason"]
     (match,) = read_log(tmp_path / "run/results/decontaminate.jsonl")
-    assert "person 7 has 7 apples and buys 8 more." in match["reason"] and match[
-        "problem"
-    ].startswith("Person 7")
+    assert "person 7 has 7 apples and buys 8 more." in match["reason"]
+    assert match["problem"].startswith("Person 7")
     train, heldout = (
         pd.read_parquet(tmp_path / f"run/dataset/{s}.parquet") for s in ("train", "heldout")
     )
-    assert (
-        len(train) + len(heldout) == 37
-        and not set(train.problem_id) & set(heldout.problem_id)
-        and len(heldout) > 3
-    )
+    assert len(train) + len(heldout) == 37
+    assert not set(train.problem_id) & set(heldout.problem_id)
+    assert len(heldout) > 3
     assert not (tmp_path / "run/work").exists()
     from datasets import load_dataset
 
@@ -355,35 +311,22 @@ def test_every_step_of_curate(traces, tiny_model, tmp_path):
 
 def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
     options = (
-        "curate",
-        "--dataset_name",
-        "traces.jsonl",
-        "traces.jsonl",
-        "--weights",
-        1,
-        0.5,
-        "--steps",
-        "finished",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "traces.jsonl", "traces.jsonl", "--weights", 1, 0.5,
+        "--steps", "finished", "--model_name_or_path", tiny_model, "--run-dir", "run",
+    )  # fmt: skip
     succeeds(*options, cwd=tmp_path)
     table = pd.read_parquet(tmp_path / "run/dataset/train.parquet")
     of_problem = table[table.problem.str.startswith("Person")].problem_id.value_counts()
-    assert (
-        len(of_problem) == 40 and set(of_problem) == {2, 4} and 8 <= (of_problem == 4).sum() <= 32
-    )
+    assert len(of_problem) == 40
+    assert set(of_problem) == {2, 4}
+    assert 8 <= (of_problem == 4).sum() <= 32
     both = ("--weights", 1, 0.5, "--heldout_fraction", 0.4, "--run-dir", "both")
     succeeds(*options[:4], *both, *options[7:-2], cwd=tmp_path)
     sides = [pd.read_parquet(tmp_path / f"both/dataset/{s}.parquet") for s in ("train", "heldout")]
-    twice = [
-        (t.problem_id.value_counts() == 4).mean() for t in sides
-    ]  # the weight knows nothing of the split
-    assert not set(sides[0].problem_id) & set(sides[1].problem_id) and all(
-        0.1 < share < 0.9 for share in twice
-    )
+    # the weights are independent of the split
+    twice = [(t.problem_id.value_counts() == 4).mean() for t in sides]
+    assert not set(sides[0].problem_id) & set(sides[1].problem_id)
+    assert all(0.1 < share < 0.9 for share in twice)
     bad = r1nb(*options[:6], 1, 0.5, 0.2, *options[8:], "--force", cwd=tmp_path, runs=tmp_path)
     assert bad.code == 2 and "weights" in bad.err
 
@@ -407,22 +350,17 @@ def test_a_mixture_takes_problems_by_weight(traces, tiny_model, tmp_path):
 )
 def test_what_curate_refuses(traces, tiny_model, tmp_path, arguments, words):
     options = (
-        "curate",
-        "--dataset_name",
-        "traces.jsonl",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "traces.jsonl", "--model_name_or_path", tiny_model,
+        "--run-dir", "run",
+    )  # fmt: skip
     result = r1nb(*options, *arguments, cwd=tmp_path, runs=tmp_path)
     assert result.code == 2 and all(w in result.err for w in words), result.err
     assert not (tmp_path / "run").exists()
 
 
-def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
-    "SIGKILL in the middle of verification: what was judged is not judged again, and the result is the undisturbed one."
-    rows, copies = read_log(traces), 180  # so many that the kill comes before the end
+def test_a_killed_curation_resumes(traces, tiny_model, tmp_path):
+    "After SIGKILL during verification no trace is judged again, and the result is the same."
+    rows, copies = read_log(traces), 180  # enough work that the kill comes before the end
     big = tmp_path / "big.jsonl"
     big.write_text(
         "".join(
@@ -432,17 +370,9 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
         )
     )
     options = (
-        "curate",
-        "--dataset_name",
-        "big.jsonl",
-        "--steps",
-        "correct",
-        "distinct",
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "big.jsonl", "--steps", "correct", "distinct",
+        "--model_name_or_path", tiny_model, "--run-dir", "run",
+    )  # fmt: skip
     process = start(*options, cwd=tmp_path, runs=tmp_path)
     judged = tmp_path / "run/work/00/correct.bin"
     wait_for(lambda: judged.exists() and judged.stat().st_size >= 1024, "a judged batch", process)
@@ -451,7 +381,7 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
     time.sleep(1)
     records = bytearray(judged.read_bytes())
     assert 0 < len(records) < copies * 85 and records[0] == 1
-    records[0] = 0  # what a second look would judge to be right
+    records[0] = 0  # a right answer, marked as wrong: it stays wrong unless it is judged again
     judged.write_bytes(records)
     succeeds(*options, cwd=tmp_path)
     counts = [
@@ -466,7 +396,10 @@ def test_curation_is_killed_and_goes_on(traces, tiny_model, tmp_path):
 
 
 def test_decontaminate_marks_or_removes(tmp_path):
-    "Every planted problem is found, nothing else, all columns stay, and without --cleanup rows are only marked."
+    """Exactly the planted problems are found, and all columns are kept.
+
+    Without --cleanup rows are only marked.
+    """
     planted = [
         f"Find the number of apples that are left when {i} friends share them evenly at the market."
         for i in range(20)
@@ -485,40 +418,36 @@ def test_decontaminate_marks_or_removes(tmp_path):
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "mine.parquet")
     options = (
-        "--dataset",
-        "mine.parquet",
-        "--problem_column",
-        "task",
-        "--benchmarks",
-        "test.jsonl",
-    )
+        "--dataset", "mine.parquet", "--problem_column", "task", "--benchmarks", "test.jsonl",
+    )  # fmt: skip
     done = script("decontaminate.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     marked = pd.read_parquet(tmp_path / "mine_decontaminated/data")
-    assert marked["contaminated_test.jsonl"].tolist() == [
-        i % 2 == 1 for i in range(40)
-    ] and marked.id.tolist() == list(range(40))
+    assert marked["contaminated_test.jsonl"].tolist() == [i % 2 == 1 for i in range(40)]
+    assert marked.id.tolist() == list(range(40))
     done = script(
         "decontaminate.py", *options, "--cleanup", "--new_dataset_name", "./clean", cwd=tmp_path
     )
-    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["contaminated"] == {
-        "test.jsonl": 20
-    }
+    assert done.returncode == 0
+    assert json.loads(done.stdout.splitlines()[0])["contaminated"] == {"test.jsonl": 20}
     assert pd.read_parquet(tmp_path / "clean/data").id.tolist() == list(range(0, 40, 2))
     assert len(read_log(tmp_path / "clean/matches.jsonl")) == 20
     for wrong, word in (
         (("--dataset", "none.parquet"), "none.parquet does not exist"),
         (("--problem_column", "x"), "no column 'x'"),
         (("--ngram_size", "0"), "--ngram_size: 0"),
-        (("--new_dataset_name", "a"), "'a' is no Hub id"),
+        (("--new_dataset_name", "a"), "'a' is not a Hub id"),
     ):
         done = script("decontaminate.py", *options, *wrong, cwd=tmp_path)
         assert done.returncode == 2 and word in done.stderr, done.stderr
 
 
 @pytest.mark.slow
-def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
-    "compute_pass_rate.py's arguments; a second range is rated without drawing; curate takes the run."
+def test_pass_rates_are_sampled_once_and_used(tiny_model, tmp_path):
+    """pass_rate.py accepts the arguments of open-r1's compute_pass_rate.py.
+
+    A second range is rated without sampling again, and curate accepts the run.
+    """
     (tmp_path / "p.jsonl").write_text(
         "".join(
             json.dumps({"problem": f"What is {a} + 1?", "answer": str(a + 1)}) + "\n"
@@ -526,30 +455,14 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
         )
     )
     options = (
-        "--dataset_name",
-        "p.jsonl",
-        "--model_name_or_path",
-        tiny_model,
-        "--num_generations",
-        4,
-        "--temperature",
-        1.0,
-        "--max_completion_length",
-        8,
-        "--dtype",
-        "float32",
-        "--dataset_start_index",
-        1,
-        "--dataset_end_index",
-        5,
-        "--run_dir",
-        "run",
-    )
+        "--dataset_name", "p.jsonl", "--model_name_or_path", tiny_model, "--num_generations", 4,
+        "--temperature", 1.0, "--max_completion_length", 8, "--dtype", "float32",
+        "--dataset_start_index", 1, "--dataset_end_index", 5, "--run_dir", "run",
+    )  # fmt: skip
     done = script("pass_rate.py", *options, "--output_dataset_name", "./rated", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (
-        "4 problems: 0 with a pass rate from 0.1 to 0.9, 4 never solved" in done.stdout
-    )  # a random model
+    # the model is random
+    assert "4 problems: 0 with a pass rate from 0.1 to 0.9, 4 never solved" in done.stdout
     drawn = (tmp_path / "run/dataset/traces.jsonl").stat().st_mtime_ns
     again = script("pass_rate.py", *options, "--pass_rate_min", 0, cwd=tmp_path)
     assert again.returncode == 0 and "4 with a pass rate from 0.0 to 0.9" in again.stdout
@@ -563,29 +476,19 @@ def test_pass_rates_are_drawn_once_and_used(tiny_model, tmp_path):
     refused = script("pass_rate.py", "--dataset_name", "p.jsonl", cwd=tmp_path)
     assert refused.returncode == 2 and "--model_name_or_path is needed" in refused.stderr
     kept = r1nb(
-        "curate",
-        "--dataset_name",
-        "run/dataset",
-        "--steps",
-        "pass_rate",
-        "--pass_rates",
-        "run",
-        "--min_pass_rate",
-        0,
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "kept",
-        cwd=tmp_path,
-        runs=tmp_path,
-    )
-    assert (
-        kept.code == 0 and len(pd.read_parquet(Path(tmp_path) / "kept/dataset/train.parquet")) == 16
-    ), kept.err[-2000:]
+        "curate", "--dataset_name", "run/dataset", "--steps", "pass_rate", "--pass_rates", "run",
+        "--min_pass_rate", 0, "--model_name_or_path", tiny_model, "--run-dir", "kept",
+        cwd=tmp_path, runs=tmp_path,
+    )  # fmt: skip
+    assert kept.code == 0, kept.err[-2000:]
+    assert len(pd.read_parquet(tmp_path / "kept/dataset/train.parquet")) == 16
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
-    "Ten times as many rows take no more memory, but for some bytes a row; a step that reports removes thousands."
+    """Ten times as many rows take no more memory, except for a few bytes a row.
+
+    A step that lists what it removes removes thousands.
+    """
     (tmp_path / "test.jsonl").write_text(
         json.dumps({"problem": "this is a problem of the test number one", "answer": "1"}) + "\n"
     )
@@ -598,10 +501,13 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         "    for i in range(n):\n"
         "        about = 'this is a problem of the test number one' if i % 3 == 0 else 'one'\n"
         "        text = '<think>' + 'a thought that goes on ' * 100 + f'{i}</think>{i}'\n"
-        "        row = {'problem': f'{about} {i}', 'completion': text, 'num_tokens': 9, 'finish_reason': 'stop'}\n"
+        "        row = {'problem': f'{about} {i}', 'completion': text,\n"
+        "               'num_tokens': 9, 'finish_reason': 'stop'}\n"
         "        f.write(json.dumps(row) + chr(10))\n"
-        "cfg, written = configure(stage, {'dataset_name': str(d/'t.jsonl'), 'benchmarks': [str(d.parent/'test.jsonl')],\n"
-        "    'steps': ['finished', 'format', 'repetition', 'distinct', 'decontaminate', 'per_problem'],\n"
+        "cfg, written = configure(stage, {'dataset_name': str(d/'t.jsonl'),\n"
+        "    'benchmarks': [str(d.parent/'test.jsonl')],\n"
+        "    'steps': ['finished', 'format', 'repetition', 'distinct', 'decontaminate',\n"
+        "              'per_problem'],\n"
         "    'max_repeated': 1})\n"
         "summary = run_curate(open_run(d/'run', 'curate', written), *cfg)\n"
         "listed = read_log(d/'run/results/decontaminate.jsonl')\n"
@@ -628,15 +534,9 @@ def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     options = ("--min_pass_rate", 0.2, "--max_pass_rate", 0.7, "--model_name_or_path", tiny_model)
     command = (
-        "curate",
-        "--dataset_name",
-        "t.jsonl",
-        "--steps",
-        "pass_rate",
-        *options,
-        "--run-dir",
-        "run",
-    )
+        "curate", "--dataset_name", "t.jsonl", "--steps", "pass_rate", *options,
+        "--run-dir", "run",
+    )  # fmt: skip
     succeeds(*command, cwd=tmp_path)
     assert pd.read_parquet(tmp_path / "run/dataset/train.parquet").problem.tolist() == [
         f"p{i}" for i in range(2, 8)
@@ -644,11 +544,9 @@ def test_pass_rates_of_the_traces_keep_their_bounds(tiny_model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/README.md").write_text("# not a dataset of r1nb")
     refused = r1nb(*command, "--hub_dataset", "./mine", "--force", cwd=tmp_path, runs=tmp_path)
-    assert (
-        refused.code == 2
-        and "no dataset that r1nb has written" in refused.err
-        and (tmp_path / "run/dataset").exists()
-    )
+    assert refused.code == 2
+    assert "not a dataset that r1nb wrote" in refused.err
+    assert (tmp_path / "run/dataset").exists()
 
 
 def test_curated_traces_train(tiny_model, tmp_path):
@@ -666,17 +564,9 @@ def test_curated_traces_train(tiny_model, tmp_path):
         cwd=tmp_path,
     )
     succeeds(
-        "curate",
-        "--dataset_name",
-        "made/dataset",
-        "--heldout_fraction",
-        0.3,
-        "--model_name_or_path",
-        tiny_model,
-        "--run-dir",
-        "kept",
-        cwd=tmp_path,
-    )
+        "curate", "--dataset_name", "made/dataset", "--heldout_fraction", 0.3,
+        "--model_name_or_path", tiny_model, "--run-dir", "kept", cwd=tmp_path,
+    )  # fmt: skip
     assert Run(tmp_path / "kept").manifest["parents"] == [str(tmp_path / "made")]
     from r1nb.sft import TracesConfig, load_traces
 

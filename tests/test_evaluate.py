@@ -199,15 +199,9 @@ def test_a_low_cap_is_flagged_and_a_short_context_is_refused(benchmarks, tiny_mo
     env = {"R1NB_BENCHMARKS": str(benchmarks)}
     command = ("evaluate", "--model", tiny_model, *FAST, "--tasks", "aime24", "--samples", 2)
     done = r1nb(
-        *command,
-        "--max_new_tokens",
-        16,
-        "--run-dir",
-        tmp_path / "a",
-        cwd=tmp_path,
-        runs=tmp_path,
-        **env,
-    )
+        *command, "--max_new_tokens", 16, "--run-dir", tmp_path / "a", cwd=tmp_path,
+        runs=tmp_path, **env,
+    )  # fmt: skip
     assert done.code == 0, done.err[-3000:]
     assert "cut off at 16 tokens" in done.out and "warning: many are cut off" in done.out
     task = json.loads((tmp_path / "a/results/results.json").read_text())["tasks"]["aime24"]
@@ -224,23 +218,9 @@ def test_a_killed_evaluation_resumes_without_loss_or_repetition(benchmarks, tiny
     "SIGKILL in the middle of 600 samples, twice."
     env = {"R1NB_BENCHMARKS": str(benchmarks)}
     command = (
-        "evaluate",
-        "--model",
-        tiny_model,
-        *FAST,
-        "--tasks",
-        "math_500",
-        "--samples",
-        50,
-        "--batch_size",
-        50,
-        "--max_new_tokens",
-        24,
-        "--probe",
-        2,
-        "--run-dir",
-        tmp_path / "run",
-    )
+        "evaluate", "--model", tiny_model, *FAST, "--tasks", "math_500", "--samples", 50,
+        "--batch_size", 50, "--max_new_tokens", 24, "--probe", 2, "--run-dir", tmp_path / "run",
+    )  # fmt: skip
     file = tmp_path / f"run/results/math_500/samples-{tiny_model.name}.jsonl"
     for least in (50, 200):
         process = start(*command, cwd=tmp_path, runs=tmp_path, **env)
@@ -263,29 +243,13 @@ def test_a_killed_evaluation_resumes_without_loss_or_repetition(benchmarks, tiny
 def test_two_ranks_share_the_samples(benchmarks, tiny_model, tmp_path):
     env = {"R1NB_BENCHMARKS": str(benchmarks)}
     command = (
-        "evaluate",
-        "--model",
-        tiny_model,
-        *FAST,
-        "--tasks",
-        "amc23",
-        "--samples",
-        2,
-        "--max_new_tokens",
-        16,
-    )
+        "evaluate", "--model", tiny_model, *FAST, "--tasks", "amc23", "--samples", 2,
+        "--max_new_tokens", 16,
+    )  # fmt: skip
     done = r1nb(
-        *command,
-        "--parallel",
-        "data",
-        "--num_gpus",
-        2,
-        "--run-dir",
-        tmp_path / "two",
-        cwd=tmp_path,
-        runs=tmp_path,
-        **env,
-    )
+        *command, "--parallel", "data", "--num_gpus", 2, "--run-dir", tmp_path / "two",
+        cwd=tmp_path, runs=tmp_path, **env,
+    )  # fmt: skip
     assert done.code == 0, done.err[-3000:]
     folder = tmp_path / "two/results/amc23"
     files = [read_log(folder / f"samples-{tiny_model.name}{r}.jsonl") for r in ("", ".rank1")]
@@ -294,15 +258,9 @@ def test_two_ranks_share_the_samples(benchmarks, tiny_model, tmp_path):
     manifest = json.loads((tmp_path / "two/manifest.json").read_text())
     assert manifest["status"] == "completed" and manifest["world_size"] == 2
     done = r1nb(
-        *command,
-        "--accelerator",
-        "zero3",
-        "--run-dir",
-        tmp_path / "no",
-        cwd=tmp_path,
-        runs=tmp_path,
-        **env,
-    )
+        *command, "--accelerator", "zero3", "--run-dir", tmp_path / "no", cwd=tmp_path,
+        runs=tmp_path, **env,
+    )  # fmt: skip
     assert done.code == 2 and "tensor_parallel_size" in done.err
 
 
@@ -379,19 +337,9 @@ def test_servers_share_the_work_and_one_may_fail(servers, benchmarks, tmp_path):
     good, bad = servers
     bad.down, good.counts = True, False
     command = (
-        "evaluate",
-        "--model",
-        "served",
-        "--tasks",
-        "amc23",
-        "--samples",
-        2,
-        "--batch_size",
-        2,
-        "--base_url",
-        good.url,
-        bad.url,
-    )
+        "evaluate", "--model", "served", "--tasks", "amc23", "--samples", 2, "--batch_size", 2,
+        "--base_url", good.url, bad.url,
+    )  # fmt: skip
     done = r1nb(*command, "--run-dir", tmp_path / "a", cwd=tmp_path, runs=tmp_path, **env)
     assert done.code == 0, done.err[-3000:]
     assert good.served == 24
@@ -406,15 +354,9 @@ def test_servers_share_the_work_and_one_may_fail(servers, benchmarks, tmp_path):
     )
     assert done.code == 0 and bad.served > 0
     done = r1nb(
-        *command,
-        "--served_model",
-        "nobody",
-        "--run-dir",
-        tmp_path / "c",
-        cwd=tmp_path,
-        runs=tmp_path,
-        **env,
-    )
+        *command, "--served_model", "nobody", "--run-dir", tmp_path / "c", cwd=tmp_path,
+        runs=tmp_path, **env,
+    )  # fmt: skip
     assert done.code == 1 and "the model nobody does not exist" in done.err
 
 
@@ -495,26 +437,10 @@ def test_lighteval_scores_the_same(tmp_path):
     (tmp_path / "gsm8k.jsonl").write_text("\n".join([*problems, json.dumps(easy)]))
     env = {"R1NB_BENCHMARKS": str(tmp_path)}
     command = (
-        "evaluate",
-        "--model",
-        "bundled",
-        "--dtype",
-        "float32",
-        "--backend",
-        "transformers",
-        "--tasks",
-        "gsm8k",
-        "--samples",
-        1,
-        "--temperature",
-        0,
-        "--top_p",
-        1,
-        "--max_new_tokens",
-        48,
-        "--run-dir",
-        tmp_path / "ours",
-    )
+        "evaluate", "--model", "bundled", "--dtype", "float32", "--backend", "transformers",
+        "--tasks", "gsm8k", "--samples", 1, "--temperature", 0, "--top_p", 1,
+        "--max_new_tokens", 48, "--run-dir", tmp_path / "ours",
+    )  # fmt: skip
     done = r1nb(*command, cwd=tmp_path, runs=tmp_path, **env)
     assert done.code == 0, done.err[-3000:]
     ours = pd.read_parquet(tmp_path / "ours/results/gsm8k/bundled.parquet")
@@ -523,19 +449,10 @@ def test_lighteval_scores_the_same(tmp_path):
         "generation_parameters={temperature:0,max_new_tokens:48}"
     )
     done = r1nb(
-        "lighteval",
-        "accelerate",
-        model,
-        "custom|gsm8k|0|0",
-        "--use-chat-template",
-        "--save-details",
-        "--output-dir",
-        tmp_path / "theirs",
-        cwd=tmp_path,
-        runs=tmp_path,
-        deadline=500,
-        **env,
-    )
+        "lighteval", "accelerate", model, "custom|gsm8k|0|0", "--use-chat-template",
+        "--save-details", "--output-dir", tmp_path / "theirs", cwd=tmp_path, runs=tmp_path,
+        deadline=500, **env,
+    )  # fmt: skip
     assert done.code == 0, done.err[-3000:]
     details = pd.read_parquet(next((tmp_path / "theirs/details").rglob("details_gsm8k*.parquet")))
     theirs = {

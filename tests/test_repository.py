@@ -33,7 +33,7 @@ def named(notebook):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    "A copy of what nbdev looks at, as a git repository of its own."
+    "A copy of the files that nbdev reads, in a separate git repository."
     folder = tmp_path_factory.mktemp("copy") / "r1nb"
     folder.mkdir()
     for name in ("nbs", "r1nb"):
@@ -46,16 +46,9 @@ def copy(tmp_path_factory):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, folder / name)
     git = [
-        "git",
-        "-C",
-        folder,
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    ]
+        "git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@example.org",
+        "-c", "commit.gpgsign=false",
+    ]  # fmt: skip
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
         subprocess.run([*git, *command], check=True, capture_output=True, timeout=60)
     return folder

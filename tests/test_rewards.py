@@ -291,7 +291,17 @@ def test_every_reward_takes_trls_call():
         time_limit=[1.0] * 2,
         memory_limit=[1 << 28] * 2,
     )
-    for name, reward in zip(REWARDS, get_reward_funcs(list(REWARDS)), strict=True):
-        values = reward(**columns)
-        assert len(values) == 2 and all(v is None or isinstance(v, float) for v in values), name
-    assert get_reward_funcs(["binary_code"])[0](**columns) == [0.0, 1.0]
+    rewards = zip(REWARDS, get_reward_funcs(list(REWARDS)), strict=True)
+    values = {name: reward(**columns) for name, reward in rewards}
+    numbers = {name for name, pair in values.items() if [type(v) for v in pair] == [float, float]}
+    assert numbers == set(REWARDS) - {"reasoning_gym"}
+    expected = {
+        "accuracy": [1.0, 0.0],
+        "format": [1.0, 0.0],
+        "reasoning_gym": [None, None],  # these rows are not of a task
+        "code": [0.0, 1.0],
+        "binary_code": [0.0, 1.0],
+        "ioi_code": [0.0, 0.0],
+        "cf_code": [-1.0, 1.1],
+    }
+    assert {name: values[name] for name in expected} == expected

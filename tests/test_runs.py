@@ -1,8 +1,9 @@
-"A run folder under bad luck: damaged manifests, full disks, two starts at once, kills."
+"Run folders when something fails: damaged manifests, full disks, simultaneous starts, kills."
 
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -93,9 +94,8 @@ def test_a_damaged_manifest_costs_its_own_run_only(text, good):
     before = (bad / "manifest.json").read_bytes()
     with pytest.raises(InputError, match=re.escape(str(bad / "manifest.json"))):
         open_run(bad.path, "sft", {})
-    assert (bad / "manifest.json").read_bytes() == before and os.listdir(bad.path) == [
-        "manifest.json"
-    ]
+    assert (bad / "manifest.json").read_bytes() == before
+    assert os.listdir(bad.path) == ["manifest.json"]
     assert open_run(bad.path, "sft", {}, force=True).status == "created"
 
 
@@ -122,10 +122,8 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
         json.loads(line)
         for line in r1nb("runs", "--json", cwd=tmp_path, runs=good).out.splitlines()
     ]
-    assert (
-        sum(row["state"] == "damaged" for row in rows) == len(damaged)
-        and len(rows) == len(damaged) + 4
-    )
+    assert sum(row["state"] == "damaged" for row in rows) == len(damaged)
+    assert len(rows) == len(damaged) + 4
 
     page = r1nb("runs", "--html", tmp_path / "page", cwd=tmp_path, runs=good)
     assert page.code == 0, page.err
@@ -137,11 +135,9 @@ def test_damaged_manifests_on_the_command_line(good, tmp_path):
     assert listed.code == 0 and "bad/half a pair" in listed.out, listed.err
     for name in ("bad/0", "bad/folder"):
         shown = r1nb("show", name, cwd=tmp_path, runs=good)
-        assert (
-            shown.code == 2
-            and str(good / name / "manifest.json") in shown.err
-            and shown.err.count("\n") == 1
-        )
+        assert shown.code == 2
+        assert str(good / name / "manifest.json") in shown.err
+        assert shown.err.count("\n") == 1
         for command in ("logs", "cancel"):
             assert r1nb(command, name, cwd=tmp_path, runs=good).code == 2
     assert "learning_rate" in r1nb("show", "sft/good", cwd=tmp_path, runs=good).out
@@ -155,9 +151,9 @@ def test_a_start_on_a_damaged_run_says_so(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "1 + 1")
     damage(tmp_path / "runs/one", '{"stage": "noteb')
     result = r1nb("run", "one.ipynb", "--run-dir", "runs/one", cwd=tmp_path, runs=tmp_path / "runs")
-    assert result.code == 2 and "manifest.json" in result.err and result.err.count("\n") == 1, (
-        result.err
-    )
+    assert result.code == 2, result.err
+    assert "manifest.json" in result.err, result.err
+    assert result.err.count("\n") == 1, result.err
     result = r1nb(
         "run", "one.ipynb", "--run-dir", "runs/one", "--force", cwd=tmp_path, runs=tmp_path / "runs"
     )
@@ -264,16 +260,14 @@ def test_cancel_signals_the_process_of_the_run_and_no_other(sleeper, tmp_path):
     for name, manifest in cases.items():
         damage(tmp_path / "runs" / name, json.dumps(manifest))
         result = r1nb("cancel", name, cwd=tmp_path, runs=tmp_path / "runs")
-        assert (
-            result.code == 2
-            and result.err.startswith("r1nb: error:")
-            and "Traceback" not in result.err
-        ), name
+        assert result.code == 2, name
+        assert result.err.startswith("r1nb: error:"), name
+        assert "Traceback" not in result.err, name
         assert sleeper.poll() is None
     damage(tmp_path / "runs/unlocked", json.dumps(theirs))
     (tmp_path / "runs/unlocked/.lock").write_text("")
     result = r1nb("cancel", "unlocked", cwd=tmp_path, runs=tmp_path / "runs")
-    assert result.code == 2 and "nobody holds the lock" in result.err and sleeper.poll() is None
+    assert result.code == 2 and "no process holds the lock" in result.err and sleeper.poll() is None
 
 
 # ---- writing -----------------------------------------------------------------------------------
@@ -309,9 +303,8 @@ def test_a_folder_is_replaced_without_a_gap(tmp_path):
     (tmp_path / "end").write_text("")
     count, missing = map(int, reader.communicate(timeout=60)[0].split())
     assert missing == 0 and count > 200
-    assert (target / "a").read_text() == "199" and not [
-        p for p in os.listdir(tmp_path) if p.startswith(".")
-    ]
+    assert (target / "a").read_text() == "199"
+    assert not [p for p in os.listdir(tmp_path) if p.startswith(".")]
 
 
 def test_a_folder_is_replaced_where_names_cannot_be_swapped(tmp_path, monkeypatch):
@@ -383,8 +376,8 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(sleeper, tmp_path
     for folder in (run.path, run / "results"):
         left = [p for p in os.listdir(folder) if p.startswith(".") and p != ".lock"]
         assert sorted(left) == sorted(living + other), folder
-    assert set(dead) <= set(os.listdir(below.path))  # another run: its own next start sees to it
-    with atomic_path(below / "model") as t:  # or whoever writes the same file again
+    assert set(dead) <= set(os.listdir(below.path))  # another run: its next start removes them
+    with atomic_path(below / "model") as t:  # or the next write of the same file
         folder_of(t, 1)
     assert f".model.{GONE}.tmp" not in os.listdir(below.path)
 
@@ -394,21 +387,19 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(sleeper, tmp_path
 
 @pytest.fixture
 def disk(tmp_path_factory):
-    "A file system of 80 MiB, a little more than a job asks for."
+    "A file system of 80 MiB, a little more than a job needs to start."
     folder = tmp_path_factory.mktemp("disk")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder], capture_output=True, text=True
     )
     if mounted.returncode:
-        pytest.skip(
-            f"this platform lets nobody mount a small file system: {mounted.stderr.strip()}"
-        )
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
 def fill(folder):
-    "Take all the room that is left on the disk of `folder`."
+    "Use all free space on the disk of `folder`."
     with open(folder / "filler", "wb", buffering=0) as f:
         for size in (1 << 20, 1 << 12, 1):
             try:
@@ -435,7 +426,7 @@ def generation(tmp_path, tiny_model, problems=400, **more):
 
 
 @pytest.mark.parametrize("what", ["samples", pytest.param("manifest", marks=pytest.mark.slow)])
-def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_path, tiny_model):
+def test_a_full_disk_fails_the_run_and_the_next_start_resumes(what, disk, tmp_path, tiny_model):
     command = [
         "generate",
         "--config",
@@ -447,28 +438,23 @@ def test_a_full_disk_fails_the_run_and_the_next_start_goes_on(what, disk, tmp_pa
     file = disk / "run/dataset/traces.jsonl"
     wait_for(lambda: file.exists() and file.stat().st_size > 4096, "samples", process)
     fill(disk)
-    if what == "manifest":  # nor is there room for it any more
+    if what == "manifest":  # no space for the manifest either
         (disk / "run/.lock").write_bytes(b"")
         fill(disk)
     result = finish(process, tmp_path)
-    assert (
-        result.code == 1
-        and "No space left on device" in result.err
-        and str(disk / "run") in result.err
-    )
+    assert result.code == 1
+    assert "No space left on device" in result.err
+    assert str(disk / "run") in result.err
     assert (
         "No space left on device" in result.err.rstrip().rpartition("r1nb: failed")[2]
     )  # said last
     run, kept = Run(disk / "run"), len(read_log(file))
-    assert (
-        run.status in (["failed"] if what == "samples" else ["failed", "interrupted"]) and kept > 0
-    )
+    assert run.status in (["failed"] if what == "samples" else ["failed", "interrupted"])
+    assert kept > 0
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
-    assert (
-        again.code == 2
-        and re.search("MiB free|No space left", again.err)
-        and len(read_log(file)) == kept
-    )
+    assert again.code == 2
+    assert re.search("MiB free|No space left", again.err)
+    assert len(read_log(file)) == kept
     (disk / "filler").unlink()
     again = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
     assert again.code == 0 and run.status == "completed", again.err
@@ -485,9 +471,8 @@ def test_an_error_of_the_disk_names_the_file(disk):
     ):
         with pytest.raises(OSError) as caught:
             write(disk / "run/file.txt")
-        assert caught.value.filename == str(disk / "run/file.txt") and "No space left" in str(
-            caught.value
-        )
+        assert caught.value.filename == str(disk / "run/file.txt")
+        assert "No space left" in str(caught.value)
     with pytest.raises(OSError) as caught, atomic_path(disk / "run/data.parquet") as t:
         import pandas as pd
 
@@ -496,7 +481,7 @@ def test_an_error_of_the_disk_names_the_file(disk):
     assert sorted(os.listdir(disk / "run")) == [".lock", "config.yaml", "file.txt", "manifest.json"]
 
 
-# ---- two starts, and a folder that is taken away -----------------------------------------------
+# ---- two starts at once, and a folder that is removed ------------------------------------------
 
 AT_ONCE = """
 import json, pathlib, sys, time
@@ -546,10 +531,8 @@ def test_one_of_six_starts_at_the_same_moment_runs(trial, tmp_path):
             code == 0 or f"is being run by process {winners[0]} on {socket.gethostname()}" in err
         ), err
         assert "Traceback" not in err
-    assert (
-        Run(tmp_path / "run").status == "completed"
-        and Run(tmp_path / "run").manifest["starts"] == 1
-    )
+    assert Run(tmp_path / "run").status == "completed"
+    assert Run(tmp_path / "run").manifest["starts"] == 1
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
@@ -566,9 +549,8 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     other = r1nb(
         "run", tmp_path / "wait.ipynb", "--run-dir", run.path, cwd=tmp_path / "other", runs=tmp_path
     )
-    assert other.code == 2 and f"is being run by process {run.manifest['pid']} " in other.err, (
-        other.err
-    )
+    assert other.code == 2, other.err
+    assert f"is being run by process {run.manifest['pid']} " in other.err, other.err
     os.kill(run.manifest["pid"], signal.SIGKILL)
     assert finish(process, tmp_path).code == 128 + signal.SIGKILL
     (tmp_path / "go").write_text("")
@@ -576,7 +558,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gone", "made anew"]
+    "again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["removed", "recreated"]
 )
 def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model):
     command = [
@@ -586,18 +568,15 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
         "--run-dir",
         tmp_path / "run",
     ]
-    process, file = (
-        start(*command, cwd=tmp_path, runs=tmp_path / "runs"),
-        tmp_path / "run/dataset/traces.jsonl",
-    )
+    process = start(*command, cwd=tmp_path, runs=tmp_path / "runs")
+    file = tmp_path / "run/dataset/traces.jsonl"
     wait_for(lambda: file.exists() and file.stat().st_size > 4096, "samples", process)
     os.rename(tmp_path / "run", tmp_path / "away")  # in one step; rm -r would race with the writer
     if again:
         (tmp_path / "run").mkdir()
     result = finish(process, tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
-        result.err
-    )
+    assert result.code == 1, result.err
+    assert "the run folder was removed while its job ran" in result.err, result.err
     assert str(tmp_path / "run") in result.err.rstrip().rpartition("r1nb: failed")[2]  # said last
     assert os.listdir(tmp_path / "run") == [] if again else not (tmp_path / "run").exists()
 
@@ -605,9 +584,8 @@ def test_a_run_folder_that_is_removed_while_it_runs(again, tmp_path, tiny_model)
 def test_a_notebook_whose_folder_is_removed(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "import shutil, os; shutil.rmtree('run'); print('done')")
     result = r1nb("run", "one.ipynb", "--run-dir", "run", cwd=tmp_path, runs=tmp_path)
-    assert result.code == 1 and "the run folder was removed while its job ran" in result.err, (
-        result.err
-    )
+    assert result.code == 1, result.err
+    assert "the run folder was removed while its job ran" in result.err, result.err
     assert "Traceback" not in result.err and not (tmp_path / "run").exists()
 
 
@@ -623,12 +601,11 @@ def test_kills_at_random_moments(kind, trials):
     script = ROOT / "scripts/bench/kill_writers.py"
     command = [sys.executable, script, "--trials", str(trials), "--seed", "11", "--kinds", kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0 and f"{trials} of {trials} ok" in done.stdout, (
-        done.stdout + done.stderr
-    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{trials} of {trials} ok" in done.stdout, done.stdout + done.stderr
 
 
-# ---- what a shell gets to see ------------------------------------------------------------------
+# ---- text that reaches a shell -----------------------------------------------------------------
 
 NASTY = [
     "a; touch f #",
@@ -650,7 +627,7 @@ NASTY = [
 
 @pytest.fixture
 def stubbed(tmp_path):
-    "A virtual environment whose `r1nb` prints its arguments, and a setup that leaves a mark."
+    "A virtual environment whose `r1nb` prints its arguments, and a setup that creates a file."
     bin = tmp_path / "venv/bin"
     bin.mkdir(parents=True)
     (bin / "r1nb").write_text('#!/bin/bash\nfor a in "$@"; do printf \'%q\\n\' "$a"; done\n')
@@ -660,7 +637,7 @@ def stubbed(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "scripts/setup.sh").write_text("touch set-up; exit 3\n")
 
-    # As from a shell: `make test` hands its own flags and values down to every `make` below it.
+    # As from a shell: `make test` passes its own flags and values to every `make` that it runs.
     theirs = re.search(r"^VALUES := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     inherited = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *theirs}
     outside = {k: v for k, v in os.environ.items() if k not in inherited}
@@ -688,21 +665,22 @@ def stubbed(tmp_path):
 @pytest.mark.parametrize("way", ["argument", "environment"])
 def test_make_evaluate_passes_text_on_and_runs_none(value, key, way, stubbed, tmp_path):
     given = {"MODEL": "o/m", "TASK": "aime24", key: value}
-    done, words = (
-        stubbed("evaluate", *(f"{k}={v}" for k, v in given.items()))
-        if way == "argument"
-        else stubbed("evaluate", **given)
-    )
+    if way == "argument":
+        done, words = stubbed("evaluate", *(f"{k}={v}" for k, v in given.items()))
+    else:
+        done, words = stubbed("evaluate", **given)
     assert not (tmp_path / "f").exists() and not (tmp_path / "set-up").exists()
     if done.returncode:
         assert key == "ARGS" and "cannot be split" in done.stdout + done.stderr
         return
-    split = {"TASK": value.split(), "ARGS": None}.get(key, [value])
-    assert words[0] == "evaluate" and (split is None or set(split) <= set(words)), words
+    if key == "ARGS":
+        expected = shlex.split(value)
+    else:
+        expected = value.split() if key == "TASK" else [value]
+    assert words[0] == "evaluate" and set(expected) <= set(words), words
     folder = Path(words[words.index("--run-dir") + 1])
-    assert folder.parent == Path("runs/evaluate") and re.fullmatch(
-        r"[\w+@=-][\w.+@=-]*", folder.name
-    ), folder
+    assert folder.parent == Path("runs/evaluate"), folder
+    assert re.fullmatch(r"[\w+@=-][\w.+@=-]*", folder.name), folder
 
 
 @pytest.mark.parametrize(
@@ -810,7 +788,7 @@ def test_batch_scripts_hold_text_and_run_none(value, tmp_path):
 
 
 @pytest.mark.parametrize("field", ["partition", "account", "qos", "dependency"])
-def test_a_line_break_in_what_slurm_is_asked(field):
+def test_a_line_break_in_an_option_of_slurm(field):
     from r1nb.slurm import SlurmOptions, header
 
     with pytest.raises(InputError, match=f"--{field}"):
@@ -818,7 +796,7 @@ def test_a_line_break_in_what_slurm_is_asked(field):
     assert f'--{field}="gpu # x"' in header(SlurmOptions(**{field: "gpu # x"}), "name", "log")
 
 
-def test_an_error_that_is_no_text_can_be_written(tmp_path):
+def test_an_error_with_invalid_text_can_be_written(tmp_path):
     run = open_run(tmp_path / "run", "notebook", {})
     with pytest.raises(ValueError, match="half"), running(run):
         raise ValueError("half \ud800 a pair")

@@ -1,4 +1,4 @@
-"""Both samplers on the real bundled model. What the transformers sampler does is also shown in its notebook."""
+"Both samplers on the bundled model. The transformers sampler is tested in its notebook too."
 
 import importlib.util
 import os

@@ -155,7 +155,8 @@ def test_every_page(folder, base, open_page):
     listings = [p for p in pages if p.startswith("source/")]
     pages = [p for p in pages if p not in listings[2:]]  # they are all alike
     rooms = {n.stem for n in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
-    assert rooms <= {p[:-5] for p in pages} and {
+    assert rooms <= {p[:-5] for p in pages}
+    assert {
         "index.html",
         "api/rewards.html",
         "gallery/index.html",

@@ -1,4 +1,4 @@
-"A real Slurm of two nodes, whose GPUs are for show: submitted jobs, time limits, dependencies, refusals."
+"A real Slurm of two nodes with fake GPUs: submitted jobs, time limits, dependencies, refusals."
 
 import os
 import re
@@ -14,7 +14,7 @@ from conftest import ROOT, TASK, losses, r1nb, wait_for
 
 from r1nb import scheduler  # noqa: F401  runs ask the queue from here on
 from r1nb.runs import Run, read_log
-from r1nb.sft import last_checkpoint
+from r1nb.trainer import last_checkpoint
 
 pytestmark = [
     pytest.mark.slurm,
@@ -88,7 +88,7 @@ def test_training_over_both_nodes(two_nodes, alone):
 
 @pytest.mark.slow
 def test_a_time_limit_costs_nothing(cluster, recipe, two_nodes, tmp_path):
-    "USR1, as Slurm sends it near the limit: saved, requeued, gone on with, the same losses as without."
+    "USR1, as Slurm sends it near the limit: the job saves, is requeued and resumes; same losses."
     (job,) = submit(
         "sft", "--config", recipe, *SMALL, "--nodes", 2, "--run-dir", "run", cwd=tmp_path
     )
@@ -100,9 +100,9 @@ def test_a_time_limit_costs_nothing(cluster, recipe, two_nodes, tmp_path):
     assert run.manifest["status"] == "preempted" and steps[-1] < 6, log(tmp_path)
     assert last_checkpoint(run / "checkpoints").name == f"checkpoint-{steps[-1]}"
     until(job, ["COMPLETED"], tmp_path, 2 * WAIT)
-    assert (
-        run.status == "completed" and run.manifest["starts"] == 2 and "restart 1" in log(tmp_path)
-    )
+    assert run.status == "completed"
+    assert run.manifest["starts"] == 2
+    assert "restart 1" in log(tmp_path)
     assert losses(run) == pytest.approx(losses(Run(two_nodes[0] / "run")), abs=2e-3)
 
 
@@ -137,31 +137,14 @@ def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
 
 
 def test_cancel(cluster, recipe, tmp_path):
-    (job,) = submit(
-        "sft",
-        "--config",
-        recipe,
-        "--run-dir",
-        "runs/run",
-        "--dependency",
-        "singleton",
-        "--time",
-        "5",
-        cwd=tmp_path,
-    )
+    options = ("--run-dir", "runs/run", "--dependency", "singleton", "--time", "5")
+    (job,) = submit("sft", "--config", recipe, *options, cwd=tmp_path)
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' in rows.out or '"state": "running"' in rows.out
     again = r1nb(
-        "sft",
-        "--config",
-        recipe,
-        "--run-dir",
-        "runs/run",
-        "--slurm",
-        cwd=tmp_path,
-        runs=tmp_path / "runs",
-        **SITE,
-    )
+        "sft", "--config", recipe, "--run-dir", "runs/run", "--slurm", cwd=tmp_path,
+        runs=tmp_path / "runs", **SITE,
+    )  # fmt: skip
     assert again.code == 2 and f"job {job}" in again.err
     result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
     assert result.code == 0, result.err
@@ -194,17 +177,9 @@ def test_cancel(cluster, recipe, tmp_path):
 def test_refused_before_anything_is_queued(cluster, recipe, tmp_path, options, message):
     before = cluster.ask("squeue", "-h", "-o", "%i")
     result = r1nb(
-        "sft",
-        "--config",
-        recipe,
-        "--run-dir",
-        "run",
-        "--slurm",
-        *options,
-        cwd=tmp_path,
-        runs=tmp_path,
-        **SITE,
-    )
+        "sft", "--config", recipe, "--run-dir", "run", "--slurm", *options, cwd=tmp_path,
+        runs=tmp_path, **SITE,
+    )  # fmt: skip
     assert result.code == 2 and message in result.err.lower(), result.err
     assert not (tmp_path / "run").exists() and cluster.ask("squeue", "-h", "-o", "%i") == before
 
@@ -247,10 +222,11 @@ def served_traces(folder, model, problems, max_new_tokens, *more):
     server = (
         f"bash -c 'if [ $SLURM_PROCID = 0 ]; then exec {model_server}; else exec sleep 1000; fi'"
     )
-    command = ["sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", f"--output={folder}/slurm-%j.out",
-               "scripts/slurm/generate.slurm", "--server", server, "--server-wait", 200, "--hf-dataset", path,
-               "--prompt-column", "question", "--model", model, "--temperature", 0.6, "--num-generations", 2,
-               "--max-new-tokens", max_new_tokens, *more]  # fmt: skip
+    command = ["sbatch", "--parsable", "--nodes=2", "--gres=gpu:1",
+               f"--output={folder}/slurm-%j.out", "scripts/slurm/generate.slurm",
+               "--server", server, "--server-wait", 200, "--hf-dataset", path,
+               "--prompt-column", "question", "--model", model, "--temperature", 0.6,
+               "--num-generations", 2, "--max-new-tokens", max_new_tokens, *more]  # fmt: skip
     env = {
         **os.environ,
         "R1NB_PYTHON": sys.executable,
@@ -275,18 +251,20 @@ def named(pattern):
 
 @pytest.mark.slow
 def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
-    "generate.slurm: a real (small) server is waited for and asked; the client draws beside it; nothing is left."
+    """generate.slurm waits for a real (small) server; the client gets its traces from it.
+
+    No process is left afterwards.
+    """
     publish = ("--hf-output-dataset", tmp_path / "published", "--private")
     job = served_traces(tmp_path, tiny_model, 6, 8, *publish)
     until(job, ["COMPLETED"], tmp_path, 2 * WAIT)
     said = log(tmp_path)
-    assert (
-        "the server answers after" in said and "asked:" in said and "ended with exit code 0" in said
-    )
+    assert "the server answers after" in said
+    assert "asked:" in said
+    assert "ended with exit code 0" in said
     run = Run(tmp_path / "runs/generate/p-model")
-    assert (
-        run.manifest["summary"]["traces"] == 12 and (tmp_path / "published/README.md").exists()
-    ), said
+    assert run.manifest["summary"]["traces"] == 12, said
+    assert (tmp_path / "published/README.md").exists(), said
     assert not named(re.escape(str(tiny_model)))
 
 
@@ -299,13 +277,20 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
             signal.SIGKILL,
             "the server died during the job",
         ),
-        (r"bash \S*/job0*{job}/slurm_script", signal.SIGKILL, ""),  # nobody is left to say anything
+        (
+            r"bash \S*/job0*{job}/slurm_script",
+            signal.SIGKILL,
+            "",
+        ),  # no process is left to report it
         (r"^\S*python\S* -m r1nb.jobs job", signal.SIGKILL, "ended with exit code 137"),
     ],
     ids=["server", "shell", "client"],
 )
 def test_a_death_on_a_node(cluster, tiny_model, tmp_path, pattern, signum, said):
-    "Server, batch shell or client dies while traces come in: the job ends, nobody stays, a second job goes on."
+    """Server, batch shell or client dies while traces arrive.
+
+    The job ends, no process is left, and a second job resumes.
+    """
     job, run = served_traces(tmp_path, tiny_model, 80, 32), Run(tmp_path / "runs/generate/p-model")
     traces = run / "dataset" / "traces.jsonl"
     wait_for(lambda: len(read_log(traces)) >= 20 or state(job) == "FAILED", "twenty traces")
@@ -319,8 +304,6 @@ def test_a_death_on_a_node(cluster, tiny_model, tmp_path, pattern, signum, said)
     assert said in log(tmp_path)
     until(served_traces(tmp_path, tiny_model, 80, 32), ["COMPLETED"], tmp_path, 2 * WAIT)
     rows = [(row["problem_id"], row["sample"]) for row in read_log(traces)]
-    assert (
-        len(rows) == len(set(rows)) == 160
-        and rows[: len(kept)] == kept
-        and run.status == "completed"
-    )
+    assert len(rows) == len(set(rows)) == 160
+    assert rows[: len(kept)] == kept
+    assert run.status == "completed"

@@ -42,7 +42,7 @@ def check(cfg):
 
 def run_toy(run, cfg):
     path = Path(cfg.dataset_name)
-    if path.is_dir():  # what another run of this stage has left
+    if path.is_dir():  # the results of another run of this stage
         path = path / "count.txt"
     words = [w for w in path.read_text().split() if len(w) >= cfg.least]
     write_text(run / "results" / "count.txt", str(len(words)))
@@ -74,7 +74,7 @@ CELLS = [
 
 @pytest.fixture
 def toy(tmp_path):
-    "A folder with a stage of its own, and what the command line needs to find it."
+    "`r1nb` in a folder that adds the stage `toy`."
     (tmp_path / "toy_stage.py").write_text(MODULE)
     cells = [new_markdown_cell("# toy"), *map(new_code_cell, CELLS)]
     cells[1].metadata["tags"] = ["parameters"]

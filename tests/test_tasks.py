@@ -37,8 +37,11 @@ EVALUATING = (
 )
 
 
-def attack(names, folder):
-    "Score every hostile text on one problem of each task; check that it had no effect. Timeouts."
+def attack(names, folder, highest=1.0):
+    """Score every hostile text on one problem of each task and check that it had no effect.
+
+    No score may exceed `highest`. Returns how many texts timed out.
+    """
     file = folder / "escaped"
     entries = [problems(name, 1)[0] for name in names]
     references = [e["answer"] for e in entries]
@@ -48,7 +51,8 @@ def attack(names, folder):
     for entry in entries:
         begin = time.monotonic()
         scores = score_tasks(texts, [entry] * len(texts), deadline=1.0)
-        assert all(s is None or 0 <= s <= 1 for s in scores), entry["reasoning_gym"]
+        assert all(s is None or 0 <= s <= highest for s in scores), entry["reasoning_gym"]
+        assert scores.count(None) < len(scores) / 2, entry["reasoning_gym"]
         assert time.monotonic() - begin < 60, entry["reasoning_gym"]
     assert list(folder.iterdir()) == []
     assert score_tasks(references, entries) == before
@@ -56,7 +60,7 @@ def attack(names, folder):
 
 
 def test_hostile_answers_to_the_scorers_that_evaluate(tmp_path):
-    assert attack(EVALUATING, tmp_path) < 20
+    assert attack(EVALUATING, tmp_path, highest=0.05) < 20  # the package's score for a wrong number
 
 
 @pytest.mark.slow

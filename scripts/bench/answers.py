@@ -1,4 +1,4 @@
-"""Grading answers: `verify_answers` beside plain math-verify in one process, on MATH-500.
+"""Compare `verify_answers` with plain math-verify in one process, on MATH-500.
 
     R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --rounds 3
     R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --hostile 1000
@@ -133,7 +133,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=500, help="problems")
+    parser.add_argument("--limit", type=int, default=500, help="number of problems (default: 500)")
     parser.add_argument(
         "--hostile", type=int, default=0, metavar="N", help="grade N hostile inputs instead"
     )

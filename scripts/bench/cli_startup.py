@@ -1,6 +1,10 @@
-"""How long `r1nb --help` takes, beside importing TRL's trainer: `python scripts/bench/cli_startup.py [rounds]`.
+"""Compare the time of `r1nb --help` with that of importing TRL's trainer.
 
-Both are run in turn, so that a busy machine slows both. The first round warms the disk cache and is not counted."""
+    python scripts/bench/cli_startup.py [rounds]
+
+The two alternate, so that a busy machine slows both. The first round warms the disk cache and is
+not counted.
+"""
 
 import os
 import statistics

@@ -1,12 +1,15 @@
-"""Decontamination of synthetic problems, some with a planted test problem: ours against two plain dictionaries.
+"""Compare r1nb's decontamination with two simpler ways, on synthetic problems with planted ones.
 
-    R1NB_BENCHMARKS=folder python scripts/bench/decontaminate.py [--rows 100000 1000000] [--ngram_size 8]
+    R1NB_BENCHMARKS=folder python scripts/bench/decontaminate.py
+        [--rows 100000 1000000] [--ngram_size 8]
 
-`reading`: the file is read and nothing else is done; the other ways' times and memory are those beyond it.
-`dictionary`: one dictionary of all word 8-grams of the benchmarks, a loop over the rows, nothing else.
-`open-r1`: the same as its script does it, a dictionary and a `datasets.map` (two processes) for each benchmark.
-Each runs in a process of its own, reads the same parquet file, and returns the contaminated rows. Memory is the most it
-held at a time (with its children) beyond what it held before it began.
+`reading`: only reads the file. The times and memory of the other ways are those beyond it.
+`dictionary`: one dictionary of all word 8-grams of the benchmarks and a loop over the rows.
+`open-r1`: what open-r1's script does: for each benchmark a dictionary and a `datasets.map` in two
+processes.
+
+Each way runs in a separate process, reads the same parquet file and returns the contaminated rows.
+Memory is the peak (children included) minus what the process used before it began.
 """
 
 import argparse
@@ -26,7 +29,10 @@ BENCHMARKS = ["math_500", "aime24", "amc23", "gsm8k"]
 
 
 def make(path: Path, rows: int, planted: float, problems: list[str], seed: int = 0) -> list[int]:
-    "Write `rows` synthetic problems, a share `planted` of them around a whole test problem. Returns which."
+    """Write `rows` synthetic problems, a share `planted` of them with a whole test problem inside.
+
+    Returns the indices of the planted rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,10 +144,8 @@ def index_sizes(problems: dict, n: int) -> dict[str, float]:
     "MiB that the index and the dictionary take, added up object by object."
     from r1nb.overlap import NgramIndex
 
-    index, grams = (
-        NgramIndex(problems, n),
-        lookup([p for texts in problems.values() for p in texts], n),
-    )
+    index = NgramIndex(problems, n)
+    grams = lookup([p for texts in problems.values() for p in texts], n)
     arrays = sum(a.nbytes for a in (index.keys, index.owners, index.maybe, index.sizes))
     objects = sys.getsizeof(grams) + sum(
         sys.getsizeof(k) + sys.getsizeof(v) for k, v in grams.items()
@@ -153,7 +157,7 @@ WAYS = {"reading": reading, "ours": ours, "dictionary": dictionary, "open-r1": o
 
 
 def resident() -> float:
-    "MiB that this process and its children hold."
+    "Resident MiB of this process and its children."
     pids, total = [os.getpid()], 0
     for pid in pids:
         try:
@@ -165,7 +169,7 @@ def resident() -> float:
 
 
 def work(way: str, path: str, n: int) -> None:
-    "In a process of its own: prints seconds, memory and the rows that were found."
+    "Runs in a separate process: prints seconds, memory and the rows that were found."
     from r1nb.curate import benchmark_problems
 
     problems = {
@@ -196,7 +200,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--ngram_size", type=int, default=8)
     parser.add_argument(
-        "--planted", type=float, default=0.001, help="share of rows with a test problem in them"
+        "--planted", type=float, default=0.001, help="share of rows with a planted test problem"
     )
     parser.add_argument("--ways", nargs="+", choices=list(WAYS)[1:], default=list(WAYS)[1:])
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
@@ -216,9 +220,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path, first = Path(folder) / "problems.parquet", None
             planted = make(path, rows, args.planted, texts)
-            print(
-                f"{rows:,} problems, {path.stat().st_size / 2**20:.0f} MiB, {len(planted)} with a test problem"
-            )
+            size = path.stat().st_size / 2**20
+            print(f"{rows:,} problems, {size:.0f} MiB, {len(planted)} with a test problem")
             alone = None
             for way in ["reading", *args.ways]:
                 done = subprocess.run(
@@ -236,13 +239,13 @@ def main() -> None:
                 for what in ("seconds", "mib"):
                     told[what] -= alone[what]
                 first = first or told
-                hits, others = (
-                    len(some)
-                    for some in (set(told["rows"]) & set(planted), set(told["rows"]) - set(planted))
-                )
+                found = set(told["rows"])
+                hits, others = len(found & set(planted)), len(found - set(planted))
+                slower = told["seconds"] / first["seconds"]
+                larger = told["mib"] / max(first["mib"], 1e-9)
                 print(
-                    f"  {way:11s} {told['seconds']:8.2f} s ({told['seconds'] / first['seconds']:6.1f} x)"
-                    f"  {told['mib']:7.0f} MiB ({told['mib'] / max(first['mib'], 1e-9):5.1f} x)"
+                    f"  {way:11s} {told['seconds']:8.2f} s ({slower:6.1f} x)"
+                    f"  {told['mib']:7.0f} MiB ({larger:5.1f} x)"
                     f"  found {hits} of {len(planted)}, {others} others",
                     flush=True,
                 )

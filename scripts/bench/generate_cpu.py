@@ -2,9 +2,9 @@
 
     python scripts/bench/generate_cpu.py --batch 64 --new-tokens 32 --rounds 3
 
-Draws for groups of eight completions, with prompts of half to twice --prompt-tokens, as the sampler does. Prints
-tokens a second, beyond reading the prompts, for each implementation and the ratio to the first.
-Rounds alternate, so that a noisy machine hits all alike.
+Generates groups of eight completions, with prompts of half to twice --prompt-tokens, as the sampler
+does. Prints tokens a second (without the time of the prompts) for each implementation and the ratio
+to the first. Rounds alternate, so that a noisy machine slows all implementations.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
         for name in args.attention:
             model.set_attn_implementation(name)
             seconds = []
-            for new in (1, args.new_tokens + 1):  # the first token stands for reading the prompts
+            for new in (1, args.new_tokens + 1):  # the first: time of the prompts
                 start = time.perf_counter()
                 draw_tokens(model, prompts, new, [-1], tokenizer.pad_token_id)
                 seconds.append(time.perf_counter() - start)

@@ -1,12 +1,18 @@
-"""Kill a two-rank training at random moments, again and again: nothing may outlive it, and nothing may be lost.
+"""Kill a two-rank training at random moments: no process may survive it, no work may be lost.
 
     python scripts/bench/kill_ranks.py [--trials 40] [--seed 0]
 
-Each trial starts `r1nb sft --num_processes 2` on a tiny model, sends SIGTERM, SIGINT or SIGKILL to the command, to
-accelerate's launcher, to rank 0 or to rank 1 at a random moment, half of them while it trains, and then asks: Is every
-process gone? Do exit code and status say what happened? Can the notebook be read? Does the same command go on from the
-last complete checkpoint, and are the losses those of an undisturbed run? Prints a line a trial and ends with 1 if any
-answer was no.
+Each trial starts `r1nb sft --num_processes 2` on a tiny model and sends SIGTERM, SIGINT or
+SIGKILL to the command, to accelerate's launcher, to rank 0 or to rank 1 at a random moment, half
+of them during training. Then it checks:
+
+- Has every process ended?
+- Do exit code and status say what happened?
+- Can the notebook be read?
+- Does the same command resume from the last complete checkpoint, with the losses of an undisturbed
+  run?
+
+Prints one line a trial; the exit code is 1 if any check failed.
 """
 
 import argparse
@@ -26,7 +32,7 @@ import yaml
 from r1nb.generate import worked_solution
 from r1nb.models import tiny_model
 from r1nb.runs import Run, append_jsonl
-from r1nb.sft import last_checkpoint
+from r1nb.trainer import last_checkpoint
 
 STEPS = 12
 COMMAND = ["sft", "--config", "sft.yaml", "--num_processes", "2", "--run-dir", "run"]
@@ -47,8 +53,9 @@ def prepare(folder):
     ]
     append_jsonl(folder / "traces.jsonl", rows)
     keys = {
-        "dataset_name": str(folder / "traces.jsonl"), "model_name_or_path": str(tiny_model(folder / "tiny")),
-        "dtype": "float32", "learning_rate": 1e-3, "gradient_checkpointing": False, "max_length": 256,
+        "dataset_name": str(folder / "traces.jsonl"),
+        "model_name_or_path": str(tiny_model(folder / "tiny")), "dtype": "float32",
+        "learning_rate": 1e-3, "gradient_checkpointing": False, "max_length": 256,
         "per_device_train_batch_size": 4, "max_steps": STEPS, "save_steps": 1,
     }  # fmt: skip
     (folder / "sft.yaml").write_text(yaml.safe_dump(keys))
@@ -70,7 +77,7 @@ def start(folder, mark):
 
 
 def processes(mark):
-    "Number → (command line, environment) of the living processes that carry `mark`."
+    "`{process id: (command line, environment)}` of the live processes that have `mark`."
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -89,7 +96,7 @@ def processes(mark):
 
 
 def find(victim, mark):
-    "The number of the process that plays `victim`, or None while there is none."
+    "The id of the process that is `victim`, or None if there is none yet."
     sign = VICTIMS[victim]
     for number, (line, environ) in processes(mark).items():
         if sign in line or (
@@ -103,7 +110,7 @@ def losses(run):
 
 
 def complaints(folder, victim, signum, process, mark, reference):
-    "What is wrong after the kill and after going on."
+    "What is wrong after the kill and after resuming."
     run, wrong = Run(folder / "run"), []
     try:
         code = process.wait(60)
@@ -119,9 +126,8 @@ def complaints(folder, victim, signum, process, mark, reference):
     status = run.status
     if code not in (0, 128 + signum, -signum):
         wrong.append(f"exit code {code} after signal {signum}")
-    if (
-        code == 0 and status != "completed"
-    ):  # the other way round is fine: the end of a launcher whose work is done
+    # the reverse is fine: a launcher may be killed after its work was completed
+    if code == 0 and status != "completed":
         wrong.append(f"exit code {code} but the run is {status}")
     if status in ("running", "created") and code != 0 and run.metrics:
         wrong.append(f"the run is {status}")
@@ -137,7 +143,7 @@ def complaints(folder, victim, signum, process, mark, reference):
     if again.wait(300):
         return [
             *wrong,
-            f"going on ended with {again.returncode}: {(folder / 'out.txt').read_text()[-300:]}",
+            f"resuming ended with {again.returncode}: {(folder / 'out.txt').read_text()[-300:]}",
         ], (
             code,
             status,
@@ -145,7 +151,7 @@ def complaints(folder, victim, signum, process, mark, reference):
     if (
         step
         and status != "completed"
-        and f"going on from checkpoint-{step}" not in (folder / "out.txt").read_text()
+        and f"resuming from checkpoint-{step}" not in (folder / "out.txt").read_text()
     ):
         wrong.append(f"did not go on from checkpoint-{step}")
     if run.status != "completed":
@@ -179,19 +185,16 @@ def main():
             folder, mark = base / f"t{trial}", f"{os.getpid()}-{trial}"
             folder.mkdir()
             (folder / "sft.yaml").write_text((base / "whole/sft.yaml").read_text())
-            victim, signum = (
-                draw.choice(list(VICTIMS)),
-                draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]),
-            )
-            whole, moment, step = (
-                draw.random() < 0.5,
-                draw.uniform(0, duration * 1.02),
-                draw.randrange(1, STEPS + 1),
-            )
+            victim = draw.choice(list(VICTIMS))
+            signum = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+            whole = draw.random() < 0.5
+            moment, step = draw.uniform(0, duration * 1.02), draw.randrange(1, STEPS + 1)
             process, begin = start(folder, mark), time.monotonic()
             if whole:
                 time.sleep(moment)
-            else:  # imports are most of a small job's time: half of the moments lie in its training and saving
+            else:
+                # Imports take most of a small job's time, so half of the kills aim at training
+                # and saving.
                 while len(losses(Run(folder / "run"))) < step and process.poll() is None:
                     time.sleep(0.02)
                 time.sleep(draw.uniform(0, 0.3))

@@ -1,14 +1,19 @@
-"""Kill what writes into run folders at random moments: nothing may be missing, left or done twice.
+"""Kill writers of run folders at random moments: nothing may be missing, leftover or repeated.
 
     python scripts/bench/kill_writers.py [--trials 40] [--seed 0] [--kinds generate evaluate ...]
 
 A trial starts one of three writers and sends it SIGKILL: `r1nb generate` (a scripted teacher),
-`r1nb evaluate` (answers that are replayed), or a process that does nothing but write a manifest,
-replace a folder and append metrics as fast as it can. Half of the moments lie anywhere in the run,
-half in its writing. The jobs' command is killed as well as their process. While a writer runs, a
-reader looks at what is there as fast as it can. Then it asks: Was a folder ever missing, a manifest
-ever unreadable? Does the same command complete the run? Is every sample there, and none twice? Is a
-temporary file left? Prints a line a trial and ends with 1 if any answer was no.
+`r1nb evaluate` (answers that are replayed), or a process that only writes a manifest, replaces a
+folder and appends metrics as fast as it can. Half of the kills come anywhere in the run, half
+while it writes. For jobs, the command is killed as well as the job's process. While a writer
+runs, a reader reads the folder as fast as it can. Then the trial checks:
+
+- Was a folder ever missing, or a manifest unreadable?
+- Does the same command complete the run?
+- Is every sample there exactly once?
+- Is a temporary file left?
+
+Prints one line a trial; the exit code is 1 if any check failed.
 """
 
 import argparse
@@ -145,13 +150,9 @@ class Reader(threading.Thread):
 
     def __init__(self, path):
         super().__init__(daemon=True)
-        self.run_folder, self.seen, self.wrong, self.stop, self.looks = (
-            Run(path),
-            set(),
-            set(),
-            False,
-            0,
-        )
+        self.run_folder = Run(path)
+        self.seen, self.wrong = set(), set()
+        self.stop, self.looks = False, 0
 
     def run(self):
         path = self.run_folder.path
@@ -282,9 +283,8 @@ def main():
         for number in range(args.trials):
             kind = args.kinds[number % len(args.kinds)]
             what, wrong = None, []
-            while (
-                what is None and not wrong
-            ):  # a writer that had ended before is looked at, and does not count
+            # a writer that ended before the kill is checked too, but does not count as a trial
+            while what is None and not wrong:
                 what, wrong = trial(kind, draw, base, base / f"t{number}-{tries}", durations[kind])
                 tries += 1
             bad += bool(wrong)

@@ -1,11 +1,12 @@
-"""What it costs that a job is a notebook: the same SFT as a notebook through papermill and as a plain script.
+"""Measure what running a job as a notebook costs: the same SFT by papermill and as a plain script.
 
     python scripts/bench/notebook_price.py [--pairs 3] [--steps 12] [--num_processes 2]
 
-Both run under `accelerate launch` with the same recipe on the bundled model; the notebook's cell is the script's lines.
-They alternate, and which one comes first alternates too. Prints wall seconds of each run, the mean of the pairs' ratios
-with its standard error, and where the seconds went: up to the first line of the work, in the work, after its last line.
-Processor seconds of all processes are less at the mercy of other work on the machine; their ratio is printed too.
+Both run under `accelerate launch` with the same recipe on the bundled model; the notebook's cell
+has the script's lines. They alternate, and which one comes first alternates too. Prints the wall
+seconds of each run, the mean ratio of the pairs with its standard error, and how many seconds
+went before the first line of the work, in the work, and after its last line. The ratio of the
+processor seconds of all processes is printed too: it depends less on other work on the machine.
 """
 
 import argparse
@@ -55,8 +56,9 @@ def prepare(base, steps):
     ]
     append_jsonl(base / "traces.jsonl", rows)
     keys = {
-        "dataset_name": str(base / "traces.jsonl"), "model_name_or_path": "bundled", "max_steps": steps,
-        "save_strategy": "no", "per_device_train_batch_size": 4, "max_length": 160, "gradient_checkpointing": False,
+        "dataset_name": str(base / "traces.jsonl"), "model_name_or_path": "bundled",
+        "max_steps": steps, "save_strategy": "no", "per_device_train_batch_size": 4,
+        "max_length": 160, "gradient_checkpointing": False,
     }  # fmt: skip
     (base / "sft.yaml").write_text(yaml.safe_dump(keys))
     parameters = new_code_cell("mark = recipe = folder = ''", metadata={"tags": ["parameters"]})
@@ -66,7 +68,7 @@ def prepare(base, steps):
 
 
 def run_once(kind, base, number, processes):
-    "`(wall seconds, seconds before the work, in it, after it, processor seconds)`."
+    "`(wall seconds, seconds before, in and after the work, processor seconds)`."
     folder, mark = base / f"{kind}-{number}", base / f"mark-{kind}-{number}"
     values = {"mark": str(mark), "recipe": str(base / "sft.yaml"), "folder": str(folder / "work")}
     launch = [
@@ -141,7 +143,8 @@ def main():
     print(f"notebook / script: {statistics.mean(ratios):.3f} +- {error:.3f}", end=", ")
     print(f"processor {statistics.mean(processor):.3f}", end="; ")
     print(
-        f"the notebook's extra seconds: {before:+.2f} before the work, {within:+.2f} in it, {after:+.2f} after it"
+        f"the notebook's extra seconds: {before:+.2f} before the work,"
+        f" {within:+.2f} in it, {after:+.2f} after it"
     )
 
 

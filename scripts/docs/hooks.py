@@ -12,9 +12,8 @@ from mkdocs.structure.pages import Page as MkDocsPage
 sys.path.insert(0, str(Path(__file__).parent))
 from notebooks import NBS, ROOT, Page, Site, listing, mathml, page_of, rooms, source_page  # noqa: E402
 
-GALLERY = Path(
-    os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery"
-)  # what build_docs.py has made of runs
+# the gallery of runs that build_docs.py made
+GALLERY = Path(os.environ.get("R1NB_DOCS_GALLERY") or ROOT / "_proc" / "gallery")
 SECTIONS = {
     "0": "Ground",
     "1": "Problems and verdicts",
@@ -26,13 +25,12 @@ SECTIONS = {
     "7": "Reports, lab, command",
 }
 site: Site
-converted: dict[
-    tuple, tuple
-] = {}  # while `make docs-serve` runs: pages whose notebook has not changed
+# while `make docs-serve` runs: pages whose notebook has not changed
+converted: dict[tuple, tuple] = {}
 
 
 def on_startup(command, dirty):
-    "While the site is served, a page whose Markdown has not changed is not rendered again."
+    "While the site is served, render only the pages whose Markdown has changed."
     if command != "serve":
         return
     render, kept = MkDocsPage.render, {}
@@ -152,12 +150,14 @@ def index() -> str:
 def on_page_content(content, page, config, files):
     if page.file.src_uri.startswith("source/"):  # what fill() puts in, MkDocs does not look at
         page.present_anchor_ids |= set(re.findall(r'id="(L-\d+)"', site.fill(content)))
-    # The search finds prose, signatures and docstrings; with all code its index would be most of what a page loads.
-    content = re.sub(
-        r'<(details class="(?:export|answer)"|div class="language-\w+ highlight"|p class="(?:about|source)")',
-        r"<\1 data-search-exclude",
-        content,
+    # The search covers prose, signatures and docstrings; with all the code its index would be
+    # most of what a page loads.
+    no_prose = (
+        r'details class="(?:export|answer)"',
+        r'div class="language-\w+ highlight"',
+        r'p class="(?:about|source)"',
     )
+    content = re.sub(rf"<({'|'.join(no_prose)})", r"<\1 data-search-exclude", content)
     return site.fill(mathml(content)).replace("<table>", '<table tabindex="0">')
 
 

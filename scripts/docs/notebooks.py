@@ -1,4 +1,7 @@
-"Notebooks as Markdown pages, and API pages from the exported modules. Files are read; nothing is imported or run."
+"""Notebooks as Markdown pages, and API pages from the exported modules.
+
+Files are only read; nothing is imported or run.
+"""
 
 import ast
 import base64
@@ -50,7 +53,7 @@ def key(notebook: Path) -> str:
 
 @cache
 def repository() -> str:
-    "Where files can be read at this revision (GitHub), or '' if that is not known: then the site shows them itself."
+    "URL of the files at this revision on GitHub; '' if unknown: then the site shows them itself."
     server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
     if not (server and name):
         return ""
@@ -76,7 +79,7 @@ class Site:
         for module in self.modules.values():
             for name in module.public:
                 owners.setdefault(name, []).append(module.name)
-        # nbdev's own index would do, were it not for private names and for names that two modules have
+        # nbdev's own index has private names too, and cannot tell names that two modules share
         self.symbols = {n: f"api/{m[0]}.md#{n}" for n, m in owners.items() if len(m) == 1}
         for m in self.modules.values():
             self.symbols |= {f"{m.name}.{n}": f"api/{m.name}.md#{n}" for n in m.public}
@@ -90,12 +93,15 @@ class Site:
         return f'<div data-block="{name}"></div>'
 
     def fill(self, page: str) -> str:
-        "`page` with the HTML of its placeholders; inside a `<details>` Markdown makes paragraphs of them."
+        """`page` with its placeholders replaced by their HTML.
+
+        Inside a `<details>` Markdown wraps a placeholder in a paragraph; that is removed too.
+        """
         block = r'(<p>)?<div data-block="(\w+)"></div>(?(1)</p>)'
         return re.sub(block, lambda m: self.blocks[m[2]], page)
 
     def file(self, path: str, page: str, line: int | None = None) -> str:
-        "Link from `page` to the repository's file `path`: on GitHub if that is known, else to a page of this site."
+        "Link from `page` to the repository's file `path`: on GitHub if known, else on this site."
         if repository():
             return f"{repository()}/{path}" + (f"#L{line}" if line else "")
         self.sources.add(path)
@@ -104,7 +110,10 @@ class Site:
         return relative(listing(path), page) + (f"#L-{line}" if line else "")
 
     def links(self, text: str, page: str, folder: str, own: str | None = None) -> str:
-        "Markdown of a file in `folder` of the repository: links lead to pages, and names in backticks to the API."
+        """Markdown of a file in `folder` with links to pages of this site.
+
+        Names in backticks link to the API.
+        """
 
         def link(m):
             target, _, anchor = m[2].partition("#")
@@ -162,7 +171,7 @@ def in_order(text: str, state: dict) -> str:
 
 
 def plain(text: str) -> str:
-    "The last sentence of Markdown `text` as plain text; empty if it ends in something else than prose."
+    "The last sentence of Markdown `text` as plain text; empty if it does not end in prose."
     text = re.sub(r"(?s)```.*?```|\$\$.*?\$\$", " ", text).strip()
     last = re.split(r"\n\s*\n", text)[-1]
     if re.match(r"#|\|", last):
@@ -298,9 +307,8 @@ class Page:
             self.site.images[name] = content
             size = f' width="{width_of(content)}"' if suffix == "png" else ""
             alt = html.escape(alt_text(code, self.before, self.heading), quote=True)
-            return self.site.raw(
-                f'<p class="plot"><img src="{relative(name, self.page)}" alt="{alt}"{size} loading="lazy"></p>'
-            )
+            image = f'<img src="{relative(name, self.page)}" alt="{alt}"{size} loading="lazy">'
+            return self.site.raw(f'<p class="plot">{image}</p>')
         if "text/html" in data:
             text = re.sub(
                 r"(?s)<style[^>]*>.*?</style>|<script.*?</script>", "", "".join(data["text/html"])
@@ -321,7 +329,11 @@ class Page:
 
 
 def width_of(png: bytes) -> int:
-    "Width of a plot on a page (CSS pixels): matplotlib's for screens of double density have 200 dots an inch and more."
+    """Width of a plot on a page in CSS pixels.
+
+    Plots that matplotlib makes for high-density screens have at least 200 dots an inch; they are
+    shown at half their size.
+    """
     width, mark = int.from_bytes(png[16:20], "big"), png.find(b"pHYs", 0, 4096)
     density = int.from_bytes(png[mark + 4 : mark + 8], "big") * 0.0254 if mark > 0 else 100
     return round(width / 2) if density > 130 else width
@@ -405,17 +417,15 @@ class Module:
             ):
                 if method.name[0] == "_" and not docstring(method) and len(method.args.args) < 2:
                     continue
-                shown, anchor = (
-                    method.name.replace("__", r"\_\_"),
-                    f"{name}.{method.name.strip('_')}",
-                )
+                shown = method.name.replace("__", r"\_\_")
+                anchor = f"{name}.{method.name.strip('_')}"
                 text = site.links(docstring(method), page, "r1nb", self.name)
                 parts += [f"### {name}.{shown} {{ #{anchor} }}", fenced(signature(method)), text]
         return "\n\n".join(p for p in parts if p)
 
 
 def docstring(node) -> str:
-    "A docstring as Markdown; what looks like a tag outside of code is text."
+    "A docstring as Markdown; HTML tags outside of code are escaped."
     parts = re.split(r"(`[^`]*`)", ast.get_docstring(node) or "")
     return "".join(p if i % 2 else p.replace("<", "&lt;") for i, p in enumerate(parts))
 

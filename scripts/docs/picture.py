@@ -1,8 +1,9 @@
-"""README's picture: held-out problems solved by stage, from the evaluations of one or more quickstart runs.
+"""Draw README's picture: held-out problems solved by stage, from one or more quickstart runs.
 
     python scripts/docs/picture.py runs/quickstart runs/quickstart-seed1 runs/quickstart-seed2
 
-Writes scripts/docs/quickstart.svg: the report's plot of the first run, with a dot for each other run.
+Writes scripts/docs/quickstart.svg: the report's plot of the first run, and a dot for each other
+run.
 """
 
 import json
@@ -25,14 +26,9 @@ def main(folders: list[str]) -> None:
     score = next(k for k in runs[0]["models"]["sft"] if k.startswith("avg@"))
     for other in runs[1:]:
         values = [100 * other["models"][m][score]["value"] for m in runs[0]["models"]]
-        fig.axes[0].plot(
-            [i + 0.2 for i in range(len(values))],
-            values,
-            "o",
-            markersize=4,
-            color="black",
-            markerfacecolor="white",
-        )  # beside the interval
+        beside_the_interval = [i + 0.2 for i in range(len(values))]
+        circle = {"markersize": 4, "color": "black", "markerfacecolor": "white"}
+        fig.axes[0].plot(beside_the_interval, values, "o", **circle)
     fig.savefig(
         Path(__file__).with_name("quickstart.svg"), bbox_inches="tight", metadata={"Date": None}
     )
