@@ -185,6 +185,20 @@ def parallel(args, rest: list[str]) -> list[str]:
     args.num_processes = n
     return rest
 
+# %% ../nbs/73_cli.ipynb #1a800213
+def _comparison(r: dict, a: str, b: str) -> dict:
+    "One row of the table of `compare`."
+    models = r["model"] if r["model"] == r["baseline"] else f"{r['model']} - {r['baseline']}"
+    least = r["minimum_detectable"]
+    return {
+        "task": r["task"],
+        "models": models,
+        a: f"{100 * r['a']:.1f} %",
+        b: f"{100 * r['b']:.1f} %",
+        "difference": r["difference"],
+        "detectable": "" if least is None else f"{100 * least:.1f} points",
+    }
+
 # %% ../nbs/73_cli.ipynb #eb546d44
 def compare(a: str, b: str) -> int:
     "Print how the models of evaluation run `a` differ from those of `b`."
@@ -203,20 +217,6 @@ def compare(a: str, b: str) -> int:
             f"of the models alone: {'; '.join(lines)}"
         )
     return 0
-
-
-def _comparison(r: dict, a: str, b: str) -> dict:
-    "One row of the table of `compare`."
-    models = r["model"] if r["model"] == r["baseline"] else f"{r['model']} - {r['baseline']}"
-    least = r["minimum_detectable"]
-    return {
-        "task": r["task"],
-        "models": models,
-        a: f"{100 * r['a']:.1f} %",
-        b: f"{100 * r['b']:.1f} %",
-        "difference": r["difference"],
-        "detectable": "" if least is None else f"{100 * least:.1f} points",
-    }
 
 # %% ../nbs/73_cli.ipynb #33d4f135
 def list_keys(stage: str, word: str) -> int:
@@ -248,7 +248,7 @@ def stage_job(args, rest: list[str]):
         num_processes=args.num_processes,
     )
 
-
+# %% ../nbs/73_cli.ipynb #4f4b5c2c
 def start_stage(args, rest: list[str]) -> int:
     "The command of a stage: list its keys, compare evaluations, or start a job."
     if args.keys is not None:
@@ -455,6 +455,18 @@ def run_rows(stage: str | None = None) -> tuple[list[dict], list[str]]:
                 damaged.append(str(e))
     return rows, damaged
 
+# %% ../nbs/73_cli.ipynb #64cde191
+def _write_pages(folder: str, stage: str | None) -> int:
+    "Write the runs (of `stage`) as web pages into `folder`."
+    from r1nb.gallery import build_gallery
+    from r1nb.runs import list_runs
+
+    runs = list_runs()
+    if stage:
+        runs = [r for r in runs if not r.damage and r.manifest.get("stage") == stage]
+    print(build_gallery(None, folder, runs))
+    return 0
+
 # %% ../nbs/73_cli.ipynb #f4210eba
 @command(
     "runs",
@@ -487,18 +499,6 @@ def show_runs(args, rest: list[str]) -> int:
         print(f"no runs below {settings().runs}{which}")
     return 0
 
-
-def _write_pages(folder: str, stage: str | None) -> int:
-    "Write the runs (of `stage`) as web pages into `folder`."
-    from r1nb.gallery import build_gallery
-    from r1nb.runs import list_runs
-
-    runs = list_runs()
-    if stage:
-        runs = [r for r in runs if not r.damage and r.manifest.get("stage") == stage]
-    print(build_gallery(None, folder, runs))
-    return 0
-
 # %% ../nbs/73_cli.ipynb #e50b6088
 RUN = {"run": {"help": "a run folder, or the end of its path (quickstart/sft)"}}
 
@@ -525,7 +525,7 @@ def _log_file(run, args) -> Path | None:
     path = run / "logs" / f"rank-{args.rank}.log"
     return path if path.exists() else None
 
-
+# %% ../nbs/73_cli.ipynb #69e3336f
 def _no_log(run, args) -> str:
     "The message for a log that does not exist."
     existing = ", ".join(sorted(p.name for p in (run / "logs").glob("*.log"))) or "none"
@@ -599,7 +599,7 @@ def run_lighteval(args, rest: list[str]) -> int:
 
     return main(rest)
 
-
+# %% ../nbs/73_cli.ipynb #d21cfc0b
 @command("distilabel", "run a script that uses distilabel, patched for this vLLM", passes_on=True)
 def run_distilabel(args, rest: list[str]) -> int:
     "`r1nb distilabel`."
@@ -805,7 +805,7 @@ def all_commands() -> dict[str, Command]:
         raise InputError(f"stages: '{taken[0]}' is a command of r1nb; choose another name")
     return {**stages, **COMMANDS}
 
-
+# %% ../nbs/73_cli.ipynb #ea25fa2d
 def make_parser() -> argparse.ArgumentParser:
     "The parser of `r1nb`."
     parser = argparse.ArgumentParser(
@@ -845,7 +845,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise InputError(f"unknown option {rest[0]}; options of r1nb {args.command}: {valid}")
     return chosen.run(args, rest)
 
-
+# %% ../nbs/73_cli.ipynb #cac3d2d2
 def main(arguments: list[str] | None = None) -> int:
     """The `r1nb` command; returns the exit code.
 
