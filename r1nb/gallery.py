@@ -15,6 +15,7 @@ import yaml
 
 from .report import CURVES, duration, export_html, last_metric, template
 from .runs import Run, atomic_path, list_runs, write_text
+from .scheduler import state_of
 from .settings import InputError, settings
 
 # %% ../nbs/72_gallery.ipynb #45fa4523
@@ -88,7 +89,7 @@ def run_row(run: Run, root: str | Path) -> dict:
         "model": _short(model, root),
         "data": _short(data, root),
         "key metric": "manifest.json cannot be read" if run.damage else key_metric(run),
-        "state": run.status,
+        "state": "damaged" if run.damage else state_of(run),
         "hardware": _machine(m.get("hardware") or {}),
         "took": duration(m.get("seconds")),
         "revision": str(git.get("revision") or "")[:8] + ("+" if git.get("dirty") else ""),

@@ -61,11 +61,17 @@ from .settings import InputError, did_you_mean, settings
 from .stages import all_stages, find_stage, job_notebook, load_stage
 
 # %% ../nbs/63_jobs.ipynb #1817874d
-def local_inputs(written: dict, reads: tuple[str, ...]) -> dict[str, str]:
-    """Key → path of those values of a recipe that name local files or folders.
+def _model_in(path: str) -> Path:
+    "The model of the run folder `path`; `path` itself if it is not a run that has a model."
+    model = Path(path) / "model"
+    return model if (Path(path) / "manifest.json").exists() and model.is_dir() else Path(path)
 
-    `reads` are the keys that may. A list or mapping gives `key.0` or `key.name`; a run folder
-    stands for its model."""
+# %% ../nbs/63_jobs.ipynb #a1cf900d
+def local_inputs(written: dict, reads: tuple[str, ...]) -> dict[str, str]:
+    """Key → path of those values of the recipe `written` that name local files or folders.
+
+    `reads` are the keys that may do so. Elements of a list or mapping get the key `key.0` or
+    `key.name`; a run folder stands for its model."""
     named = {}
     for key in reads:
         value = written.get(key)
@@ -81,18 +87,12 @@ def local_inputs(written: dict, reads: tuple[str, ...]) -> dict[str, str]:
     named = {k: v for k, v in named.items() if k.split(".")[0] != "benchmarks" or Path(v).suffix}
     return {k: str(_model_in(v)) for k, v in named.items() if Path(v).exists()}
 
-
-def _model_in(path: str) -> Path:
-    "The model of the run folder `path`; `path` itself if it is not a run with a model."
-    model = Path(path) / "model"
-    return model if (Path(path) / "manifest.json").exists() and model.is_dir() else Path(path)
-
-
+# %% ../nbs/63_jobs.ipynb #baf0b27b
 def check_stage(stage: str, configuration: tuple, notebook: str | Path | None = None) -> None:
-    """Raise `InputError` for what `stage` cannot work with.
+    """Raise `InputError` if `stage` cannot work with `configuration`.
 
-    For a changed copy of its job notebook, print the message only: a cell may register the reward
-    that is missing here."""
+    If `notebook` is a changed copy of the job notebook, only print the message: a cell may register
+    the reward that is missing here."""
     try:
         try:
             load_stage(stage).check(*configuration)
@@ -102,17 +102,17 @@ def check_stage(stage: str, configuration: tuple, notebook: str | Path | None = 
     except InputError as e:
         if notebook is None or Path(notebook).resolve() == job_notebook(stage).resolve():
             raise
-        print(f"r1nb: {e}\n  not stopping: a cell of {notebook} may provide it", file=sys.stderr)
+        print(f"r1nb: {e}\n  continuing: a cell of {notebook} may define it", file=sys.stderr)
 
 # %% ../nbs/63_jobs.ipynb #1619c6f9
 def default_run_dir(stage: str, config=None) -> Path:
-    "`runs/<stage>/<recipe's name>`."
+    "The run folder of `stage` with the recipe `config`: `runs/<stage>/<name of the recipe>`."
     name = "default"
     if isinstance(config, (str, Path)):
         name = Path(str(config).split("#")[0]).stem
     return settings().runs / stage / name
 
-
+# %% ../nbs/63_jobs.ipynb #17b74423
 def open_job(
     stage: str,
     config=None,
@@ -122,13 +122,13 @@ def open_job(
     notebook: str | Path | None = None,
     keep: bool = False,
 ) -> tuple[tuple, Run, dict]:
-    """Check the recipe of a job, and make or reopen its run folder.
+    """Check the recipe of a job, and create or reopen its run folder.
 
-    `config` is a recipe's path (`pipeline.yaml#stage` picks one stage), a mapping or None;
+    `config` is the path of a recipe (`pipeline.yaml#stage` selects one stage), a mapping or None;
     `overrides` replace its values; `notebook` is the notebook to be executed. With `keep` this
     process owns the run from now on (see `claim` in runs).
-    Returns `(configuration, run, recipe as given)`, the configuration being one instance of each of
-    the stage's classes. Raises `InputError` before anything is written."""
+    Returns `(configuration, run, recipe)`: one instance of each of the stage's configuration
+    classes, the run, and the keys that were set. Raises `InputError` before anything is written."""
     overrides = dict(overrides or {})
     run_dir = overrides.pop("output_dir", None) or run_dir or default_run_dir(stage, config)
     configuration, written = configure(load_stage(stage), config, overrides)
@@ -150,20 +150,20 @@ def open_job(
 # %% ../nbs/63_jobs.ipynb #77530ee3
 @dataclass
 class Job:
-    "A job, as its process is told."
+    "What a process needs to know to run a job. Can be written as JSON."
 
     stage: str  # a stage, or 'notebook' for any other notebook
     notebook: str | None = None  # default: the stage's job notebook; else a changed copy of it
     config: str | None = None  # recipe
     overrides: dict = field(default_factory=dict)  # recipe keys from the command line
     run_dir: str | None = None  # default: runs/<stage>/<recipe's name>
-    parameters: dict = field(default_factory=dict)  # other parameters of the notebook
+    parameters: dict = field(default_factory=dict)  # more parameters of the notebook
     force: bool = False  # remove what the run folder contains first
     debug: bool = False  # show tracebacks of input errors
-    accelerator: str | None = None  # ddp, fsdp, zero2, zero3, a file, none; default: the settings'
-    num_processes: int | None = None  # default: the settings'
+    accelerator: str | None = None  # ddp, fsdp, zero2, zero3, a file, none
+    num_processes: int | None = None  # default of both: the settings
 
-
+# %% ../nbs/63_jobs.ipynb #4261a217
 def run_folder(job: Job) -> Path:
     "The run folder of `job`, absolute."
     if job.stage == "notebook":
@@ -173,13 +173,10 @@ def run_folder(job: Job) -> Path:
     return Path(job.overrides.get("output_dir") or job.run_dir or default).absolute()
 
 # %% ../nbs/63_jobs.ipynb #3ac10f30
-PARAMETERS = ("config", "overrides", "run_dir")  # of every job notebook
-
-
 def stage_of(notebook: str | Path) -> str | None:
-    """The stage that the metadata of `notebook` names; None for any other notebook.
+    """The stage that the metadata of `notebook` names; None if it names none.
 
-    Raises `InputError` for an unreadable notebook and for a stage that does not exist."""
+    Raises `InputError` for an unreadable notebook and for an unknown stage."""
     from r1nb.engine import read_notebook_json
 
     ours = read_notebook_json(notebook).get("metadata", {}).get("r1nb")
@@ -191,9 +188,12 @@ def stage_of(notebook: str | Path) -> str | None:
         raise InputError(f"{notebook}: its metadata names the unknown stage '{name}'; {hint}")
     return name
 
+# %% ../nbs/63_jobs.ipynb #ad9eb43c
+PARAMETERS = ("config", "overrides", "run_dir")  # of every job notebook
+
 
 def _own_parameters(path: str | Path) -> dict:
-    "The values that `config`, `overrides` and `run_dir` have in the notebook `path`."
+    "The values of those of `PARAMETERS` that the notebook `path` sets."
     from r1nb.engine import notebook_parameters
 
     try:
@@ -201,10 +201,10 @@ def _own_parameters(path: str | Path) -> dict:
         return {k: ast.literal_eval(v) for k, v in found if k in PARAMETERS}
     except (ValueError, SyntaxError):
         raise InputError(
-            f"{path}: its parameters are computed, not literal values; give --config and --run-dir"
+            f"{path}: its parameters are computed, not literal values; pass --config and --run-dir"
         ) from None
 
-
+# %% ../nbs/63_jobs.ipynb #57bdffe6
 def notebook_job(
     path: str | Path,
     parameters: dict | None = None,
@@ -215,16 +215,16 @@ def notebook_job(
 ) -> Job:
     """The job of the notebook `path`.
 
-    If it belongs to a stage and no `config` is given, its own parameters apply; `parameters` and
-    `overrides` replace them. `options` are fields of `Job`.
-    Raises `InputError` for parameters that the notebook does not take."""
+    If it belongs to a stage and `config` is None, its own parameters apply; `parameters` and
+    `overrides` replace them. `options` are other fields of `Job`.
+    Raises `InputError` for parameters that the notebook does not have."""
     from r1nb.engine import check_parameters, notebook_parameters
 
     parameters, overrides, stage = dict(parameters or {}), dict(overrides or {}), stage_of(path)
     if stage is None:
         if overrides:
             raise InputError(
-                f"{path} is not the job notebook of a stage; its parameters are given as "
+                f"{path} is not the job notebook of a stage; pass its parameters as "
                 f"-p name value, not --{next(iter(overrides))}"
             )
         check_parameters(path, parameters)
@@ -232,7 +232,7 @@ def notebook_job(
     if keys := [k for k in parameters if k not in notebook_parameters(path)]:
         raise InputError(
             f"{path}: '{keys[0]}' is not a parameter of the notebook; "
-            "keys of the recipe are given as --key value, not with -p"
+            "pass keys of the recipe as --key value, not with -p"
         )
     config = config or parameters.pop("config", None)
     run_dir = run_dir or parameters.pop("run_dir", None)
@@ -248,11 +248,24 @@ def notebook_job(
     return Job(stage, str(path), config, overrides, run_dir, parameters, **options)
 
 # %% ../nbs/63_jobs.ipynb #25829894
-def prepare(job: Job) -> tuple[str, str, dict]:
-    """Open the run of `job` (on rank 0).
+def _set_aside(run: Run) -> None:
+    "Remove the ranks' notes of earlier starts of `run`, and move the records to `logs/`."
+    logs = run / "logs"
+    logs.mkdir(exist_ok=True)
+    for old in logs.glob("rank-*.json"):
+        old.unlink()
+    starts = run.manifest.get("starts", 0)
+    others = [p for p in logs.glob("job-rank*.ipynb") if p.stem[8:].isdigit()]
+    for record in [run / "job.ipynb", *others]:
+        if record.exists():
+            os.replace(record, logs / f"{record.stem}-{starts}.ipynb")
 
-    Returns its folder, its status and the notebook's parameters. Raises `InputError` before
-    anything is written."""
+# %% ../nbs/63_jobs.ipynb #752c210e
+def prepare(job: Job) -> tuple[str, str, dict]:
+    """Open the run of `job` and make this process its owner; to be called on rank 0.
+
+    Returns the run's folder, its status and the notebook's parameters.
+    Raises `InputError` before anything is written."""
     if job.stage == "notebook":
         given = {"notebook": job.notebook, **job.parameters}
         run = open_run(run_folder(job), "notebook", given, force=job.force, keep=True)
@@ -270,53 +283,41 @@ def prepare(job: Job) -> tuple[str, str, dict]:
     _set_aside(run)
     return str(run.path), "running", parameters
 
-
-def _set_aside(run: Run) -> None:
-    "Remove the ranks' notes of an earlier start of `run`, and move its records to `logs/`."
-    logs = run / "logs"
-    logs.mkdir(exist_ok=True)
-    for old in logs.glob("rank-*.json"):
-        old.unlink()
-    starts = run.manifest.get("starts", 0)
-    others = [p for p in logs.glob("job-rank*.ipynb") if p.stem[8:].isdigit()]
-    for record in [run / "job.ipynb", *others]:
-        if record.exists():
-            os.replace(record, logs / f"{record.stem}-{starts}.ipynb")
-
 # %% ../nbs/63_jobs.ipynb #2b97d2fd
-def unfinished(run: Run, stage: str, executed=None) -> str | None:
-    """What is missing in `run`, whose notebook has ended, of what `stage` promises; None if nothing.
+def _last_cell(executed) -> int | None:
+    "The number of the code cell that ended the notebook `executed` early; None if none did."
+    skipped = {"skip-execution", "rank-0"}
+    cells = [c for c in executed.cells if c.cell_type == "code" and c.source.strip()]
+    for number, cell in enumerate(cells, 1):
+        pending = cell.metadata.papermill.status == "pending"
+        if pending and not skipped & set(cell.metadata.get("tags", [])):
+            return number - 1
+    return None
 
-    `executed` is the executed notebook. A rank other than 0 cannot rely on the manifest, which rank
-    0 may not have written yet: there it counts whether the notebook was executed to its end."""
+# %% ../nbs/63_jobs.ipynb #844a8aaa
+def unfinished(run: Run, stage: str, executed=None) -> str | None:
+    """What is missing in `run` after its notebook has ended; None if nothing is.
+
+    `executed` is the executed notebook. A rank other than 0 cannot use the manifest, which rank 0
+    may not have written yet: there it counts whether the notebook was executed to its end."""
     folder = find_stage(stage).leaves
     if folder is None:
         return None
-    cells = executed.cells if executed else []
-    cells = [c for c in cells if c.cell_type == "code" and c.source.strip()]
-    skipped = {"skip-execution", "rank-0"}
-    pending = [
-        number
-        for number, c in enumerate(cells, 1)
-        if c.metadata.papermill.status == "pending"
-        and not skipped & set(c.metadata.get("tags", []))
-    ]
-    early = ""
-    if pending:
-        early = f"; its cell {pending[0] - 1} ended it early (sys.exit, exit or quit)"
+    last = _last_cell(executed) if executed else None
+    early = f"; its cell {last} ended it early (sys.exit, exit or quit)" if last is not None else ""
     if rank():
-        if not pending or run.path in finished:
+        if last is None or run.path in finished:
             return None
         return f"the notebook has ended, but the run was not completed on this rank{early}"
     if run.manifest.get("status") != "completed":
         return (
             "the notebook has ended, but the run is not completed: "
-            f"nothing left its `with running(run)`{early}"
+            f"no `with running(run)` block ran to its end{early}"
         )
     if not ((run / folder).is_dir() and any((run / folder).iterdir())):
         return (
-            f"the run says that it is completed, but the output of {stage} is missing: "
-            f"there is nothing in {run / folder}"
+            "the manifest says that the run is completed, but the output of "
+            f"{stage}, {run / folder}, is missing or empty"
         )
     return None
 
@@ -324,10 +325,10 @@ def unfinished(run: Run, stage: str, executed=None) -> str | None:
 def _ended(
     run: Run, status: str, code: int, record: Path, error: str | None = None, lost: bool = False
 ) -> int:
-    """Record how this rank of `run` ended, unless the run has done so, and print where the record is.
+    """Record how this rank of `run` ended, unless that is recorded, and print where the record is.
 
-    A completed run stays completed when a later cell fails, unless its output is `lost`. Returns
-    `code`."""
+    A completed run stays completed if a later cell fails, unless its output is `lost`. Returns the
+    exit code `code`."""
     if world_size() > 1:
         note = {"rank": rank(), "status": status, "code": code, "error": error, "time": time.time()}
         write_text(run / "logs" / f"rank-{rank()}.json", json.dumps(note))
@@ -338,7 +339,7 @@ def _ended(
         return code
     who = f"rank {rank()} " if world_size() > 1 else ""
     why = f": {error}" if error else ""
-    print(f"r1nb: {who}{status}{why}\n  the record up to there: {record}", file=sys.stderr)
+    print(f"r1nb: {who}{status}{why}\n  the record so far: {record}", file=sys.stderr)
     if status != "failed":
         print("  the same command resumes from the last checkpoint or sample", file=sys.stderr)
     return code
@@ -346,7 +347,7 @@ def _ended(
 # %% ../nbs/63_jobs.ipynb #239521b4
 @contextmanager
 def listeners(run: Run):
-    """The files that get what the notebook prints: the screen, and this rank's log in `run`.
+    """The files to which the notebook's output is copied: the screen, and this rank's log in `run`.
 
     Yields `{'stdout': [...], 'stderr': [...]}`."""
     from r1nb.engine import Lines
@@ -364,11 +365,13 @@ def listeners(run: Run):
         finally:
             for file in (f for pair in files.values() for f in pair if isinstance(f, Lines)):
                 with suppress(OSError, ValueError):
-                    file.close()  # a terminal that is gone
+                    file.close()  # fails if the terminal is gone
 
 # %% ../nbs/63_jobs.ipynb #5a749bda
 def execute_job(job: Job) -> int:
-    "Run `job` in this process, as one rank of it; returns the exit code. Messages go to stderr."
+    """Run `job` in this process, which is one of its ranks; returns the exit code.
+
+    Messages are printed to stderr."""
     from r1nb.engine import Terminated, run_notebook
 
     PapermillExecutionError = import_papermill().exceptions.PapermillExecutionError
@@ -401,9 +404,9 @@ def execute_job(job: Job) -> int:
 
 # %% ../nbs/63_jobs.ipynb #8497911d
 def run_here(job: Job) -> int:
-    """`execute_job`; a disk error is recorded in the manifest if that can be written.
+    """Like `execute_job`, but a disk error is recorded in the manifest if that can be written.
 
-    Raises `OSError` that names a file or the run's folder."""
+    Raises an `OSError` that names a file or the run's folder."""
     run = Run(run_folder(job))
     try:
         return execute_job(job)
@@ -422,10 +425,23 @@ def run_here(job: Job) -> int:
         raise
 
 # %% ../nbs/63_jobs.ipynb #935ae20a
+def _sampling_ranks(job: Job) -> tuple[str, int]:
+    "`ranks_of` for a stage that samples."
+    if job.accelerator not in (None, "none", "ddp"):
+        raise InputError(
+            f"--accelerator: {job.stage} splits the prompts over processes, not the model (for "
+            "that: tensor_parallel_size); valid: ddp, with --num_processes"
+        )
+    n = job.num_processes or (max(1, count_gpus()) if job.accelerator == "ddp" else 1)
+    if n < 1:
+        raise InputError(f"--num_processes: {n} is not positive")
+    return suited("ddp", n), n
+
+# %% ../nbs/63_jobs.ipynb #4c7a85a5
 def ranks_of(job: Job) -> tuple[str, int]:
     """`(accelerator, processes)` of `job`; `('none', 1)` for a single process.
 
-    Raises `InputError` for a combination that is not possible."""
+    Raises `InputError` for an impossible combination."""
     kind = find_stage(job.stage).ranks
     if kind == "sample":
         return _sampling_ranks(job)
@@ -447,19 +463,6 @@ def ranks_of(job: Job) -> tuple[str, int]:
         raise InputError(f"--num_processes: {n} is not positive")
     return suited(name, n), n
 
-
-def _sampling_ranks(job: Job) -> tuple[str, int]:
-    "`ranks_of` for a stage whose ranks each have the whole model and share out the prompts."
-    if job.accelerator not in (None, "none", "ddp"):
-        raise InputError(
-            f"--accelerator: {job.stage} shares out prompts, not the model (for that: "
-            "tensor_parallel_size); valid: ddp, with --num_processes"
-        )
-    n = job.num_processes or (max(1, count_gpus()) if job.accelerator == "ddp" else 1)
-    if n < 1:
-        raise InputError(f"--num_processes: {n} is not positive")
-    return suited("ddp", n), n
-
 # %% ../nbs/63_jobs.ipynb #7031bfca
 def job_command(job: Job) -> list[str]:
     "The command that runs `job` on this machine, in one process or under `accelerate launch`."
@@ -476,9 +479,9 @@ def job_command(job: Job) -> list[str]:
     words = [str(word) for pair in options.items() for word in pair]
     return [sys.executable, "-m", "r1nb.jobs", "accelerate", *words, *own]
 
-
+# %% ../nbs/63_jobs.ipynb #8aa1b541
 def start_job(job: Job) -> int:
-    """Run `job` in a process of its own, or in one for each rank; returns its exit code.
+    """Run `job` in another process, or in one for each rank; returns its exit code.
 
     What the job could not record itself (a signal killed it, `os._exit`) is recorded here."""
     folder = run_folder(job)
@@ -492,7 +495,7 @@ def start_job(job: Job) -> int:
 
 # %% ../nbs/63_jobs.ipynb #c22a06fc
 def guarded(action, debug: bool = False) -> int:
-    """The exit code of `action()`.
+    """Call `action()` and return its exit code.
 
     An `InputError` is printed as one message, with its traceback only if `debug`."""
     try:
@@ -507,7 +510,7 @@ def guarded(action, debug: bool = False) -> int:
         print("r1nb: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        raise  # the reader has gone (`r1nb runs | head`): not an error of ours
+        raise  # the reader has ended (`r1nb runs | head`): not our error
     except OSError as e:
         if debug:
             traceback.print_exc()
@@ -515,12 +518,12 @@ def guarded(action, debug: bool = False) -> int:
         print(f"r1nb: error: {e.strerror or e}{where}", file=sys.stderr)
         return FAILED
 
-
+# %% ../nbs/63_jobs.ipynb #4ed96a5c
 def check_job(job: Job, known=None) -> None:
-    """Raise `InputError` for what cannot work in `job`, before it is started or submitted.
+    """Raise `InputError` if `job` cannot work; called before it is started or submitted.
 
-    `known(recipe, stage)` replaces `check_stage` where part of the input does not exist yet; see
-    `check_pipeline`."""
+    `known(recipe, stage)` is called instead of `check_stage` if part of the input does not exist
+    yet; see `check_pipeline`."""
     stage, run = load_stage(job.stage), Run(run_folder(job))
     overrides = {k: v for k, v in job.overrides.items() if k != "output_dir"}
     configuration, written = configure(stage, job.config, overrides)
@@ -534,12 +537,12 @@ def check_job(job: Job, known=None) -> None:
     else:
         check_stage(job.stage, configuration, job.notebook)
 
-
+# %% ../nbs/63_jobs.ipynb #3c48cd3a
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of a job's process; returns the exit code.
 
-    `job JSON` runs a job, `check JSON` checks it, `accelerate ARGUMENTS` is `accelerate launch`,
-    and `settle CODE` records how a batch script's processes ended."""
+    `job JSON` runs a job, `check JSON` checks it, `accelerate ARGUMENTS` runs `accelerate launch`,
+    and `settle CODE` records how the processes of a batch script ended."""
     from r1nb.engine import die_with_parent
 
     die_with_parent()

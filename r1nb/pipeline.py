@@ -23,18 +23,8 @@ from .slurm import SlurmOptions, batch_script, send
 from .stages import find_stage
 
 # %% ../nbs/66_pipeline.ipynb #1b86fe0d
-@dataclass
-class Pipeline:
-    "A pipeline recipe that has been read."
-
-    name: str
-    path: Path  # folder of its runs
-    jobs: dict[str, Job]  # in order
-    minutes: dict[str, float]  # what each stage took where the recipe was written
-
-
 def _per_stage(overrides: dict, stages: list[str]) -> dict[str, dict]:
-    "`{'stage.key': value, 'seed': value}` as `{stage: {key: value}}`."
+    "The overrides of each of `stages`, from `{'stage.key': value, 'seed': value}`."
     found = {s: {} for s in stages}
     for key, value in overrides.items():
         stage, _, option = key.partition(".")
@@ -50,7 +40,17 @@ def _per_stage(overrides: dict, stages: list[str]) -> dict[str, dict]:
             )
     return found
 
+# %% ../nbs/66_pipeline.ipynb #e8092c1b
+@dataclass
+class Pipeline:
+    "A pipeline recipe as jobs."
 
+    name: str
+    path: Path  # folder of its runs
+    jobs: dict[str, Job]  # in order
+    minutes: dict[str, float]  # of each stage, measured where the recipe was written
+
+# %% ../nbs/66_pipeline.ipynb #54333f15
 def load_pipeline(
     recipe: str | Path,
     name: str | None = None,
@@ -58,10 +58,10 @@ def load_pipeline(
     force: bool = False,
     start: str | None = None,
 ) -> Pipeline:
-    """The pipeline in the file `recipe`.
+    """Read the pipeline recipe `recipe`.
 
-    `name` renames its folder; `overrides` are `{'stage.key': value}` or `{'seed': value}`; stages
-    from `start` on (with `force`: all) are rerun. Raises `InputError`."""
+    `name` renames its folder; `overrides` are `{'stage.key': value}` or `{'seed': value}`. Stages
+    from `start` on are rerun, all of them with `force`. Raises `InputError`."""
     whole = read_recipe(recipe, name=name)
     stages = list(whole["stages"])
     if start and start not in stages:
@@ -79,12 +79,11 @@ def load_pipeline(
     return Pipeline(whole["name"], path, jobs, whole["minutes"])
 
 # %% ../nbs/66_pipeline.ipynb #b89e9c47
-# Stands for what an earlier stage has yet to write; it looks like a model of the Hub.
-EARLIER = "earlier/stage"
+EARLIER = "earlier/stage"  # stands for a missing output of an earlier stage
 
 
 def stand_in(value, folder: Path):
-    "`value` (or a list or mapping) with `EARLIER` for every missing path below `folder`."
+    "`value`, in which missing paths below `folder` are replaced by `EARLIER`."
     if isinstance(value, dict):
         return {k: stand_in(v, folder) for k, v in value.items()}
     if isinstance(value, list):
@@ -93,19 +92,19 @@ def stand_in(value, folder: Path):
         return EARLIER
     return value
 
-
+# %% ../nbs/66_pipeline.ipynb #1ee8fa88
 def _check_model(recipe: dict) -> None:
-    "Check the model of `recipe`, for a stage whose data do not exist yet."
+    "Check the model of `recipe`, if the data of its stage do not exist yet."
     from r1nb.models import ModelChoice, check_model
 
     remote = bool(recipe.get("trust_remote_code"))
     check_model(ModelChoice(recipe["model_name_or_path"], trust_remote_code=remote))
 
-
+# %% ../nbs/66_pipeline.ipynb #982617dc
 def check_pipeline(pipeline: Pipeline) -> None:
-    """Check every stage as far as it does not depend on the output of an earlier one.
+    """Check every stage as far as it does not depend on missing outputs of earlier ones.
 
-    Also that stages that have been started had the same recipe. Raises `InputError`."""
+    A stage that has been started must have had the same recipe. Raises `InputError`."""
     check_writable(pipeline.path, need_mib=500)
 
     def check(written, stage):
@@ -130,9 +129,10 @@ def check_pipeline(pipeline: Pipeline) -> None:
 
 # %% ../nbs/66_pipeline.ipynb #fcbb7d61
 def remaining_minutes(expected: dict[str, float], spent: dict[str, float]) -> float | None:
-    """Minutes that the stages of `expected` that are not in `spent` will take.
+    """Estimate the minutes of the stages in `expected` that are not in `spent`.
 
-    Scaled by how long the others took, compared with what was expected; None if nothing was."""
+    The expected minutes are scaled by the ratio of spent to expected minutes of the others.
+    Returns None if `expected` is empty."""
     left = sum(m for s, m in expected.items() if s not in spent)
     known = [(spent[s], m) for s, m in expected.items() if s in spent and m >= 0.5]
     if not expected:
@@ -140,7 +140,7 @@ def remaining_minutes(expected: dict[str, float], spent: dict[str, float]) -> fl
     ratio = sum(a for a, _ in known) / sum(b for _, b in known) if known else 1.0
     return left * ratio
 
-
+# %% ../nbs/66_pipeline.ipynb #8b2a6b93
 def minutes_text(minutes: float | None) -> str:
     "`3 min 05 s`, or `?`."
     return "?" if minutes is None else f"{int(minutes)} min {int(minutes * 60) % 60:02d} s"
@@ -158,18 +158,25 @@ def changed_inputs(run: Run) -> list[str]:
 def make_report(path: str | Path) -> int:
     """Execute the report notebook for the pipeline folder `path`; returns an exit code.
 
-    Writes `report.ipynb` and `report.html` there."""
+    Writes `report.ipynb` and `report.html` to that folder."""
     return run_process([sys.executable, "-m", "r1nb.report", str(path)], job_environment())
 
-
+# %% ../nbs/66_pipeline.ipynb #2c6473ee
 def check_apart(pipeline: Pipeline) -> int:
-    """`check_pipeline` in a process of its own, which imports what the stages need.
+    """Run `check_pipeline` in another process, which imports what the stages need.
 
     Returns an exit code."""
     plan = {**asdict(pipeline), "path": str(pipeline.path)}
     return run_process([sys.executable, "-m", "r1nb.pipeline", json.dumps(plan)], job_environment())
 
+# %% ../nbs/66_pipeline.ipynb #6f6030a8
+def _announce(stage: str, done: bool, seconds: float, left: float | None) -> None:
+    "Print the heading of a stage, with the time so far and the estimated time remaining."
+    words = f"{stage}{': complete, skipped' if done else ''}   {minutes_text(seconds / 60)} so far"
+    remaining = "" if left is None else f", about {minutes_text(left)} remaining"
+    print(f"\n=== {words}{remaining} ===", flush=True)
 
+# %% ../nbs/66_pipeline.ipynb #b269324b
 def run_pipeline(pipeline: Pipeline, report: bool = True) -> int:
     """Run the stages of `pipeline` in order, skipping complete ones, then the report.
 
@@ -183,7 +190,7 @@ def run_pipeline(pipeline: Pipeline, report: bool = True) -> int:
     for number, (name, job) in enumerate(pipeline.jobs.items(), 1):
         stage_run = Run(job.run_dir)
         if not job.force and (changed := changed_inputs(stage_run)):
-            print(f"\n{name}: {', '.join(changed)} has changed since it ran: it is rerun")
+            print(f"\n{name}: rerun, because {', '.join(changed)} has changed since it ran")
             job.force = True
         done = stage_run.status == "completed" and not job.force
         left = None if done else remaining_minutes(pipeline.minutes, spent)
@@ -200,18 +207,20 @@ def run_pipeline(pipeline: Pipeline, report: bool = True) -> int:
     run.update(status="completed", ended=now(), seconds=round(time.time() - begin, 1), error=None)
     return OK
 
-
-def _announce(stage: str, done: bool, seconds: float, left: float | None) -> None:
-    "Print the headline of a stage: what it is, how long the pipeline has run, how long it will."
-    words = f"{stage}{': complete, skipped' if done else ''}   {minutes_text(seconds / 60)} so far"
-    to_go = "" if left is None else f", about {minutes_text(left)} to go"
-    print(f"\n=== {words}{to_go} ===", flush=True)
-
 # %% ../nbs/66_pipeline.ipynb #d9578911
+def _options_for(stage: str, options: SlurmOptions) -> SlurmOptions:
+    "`options` for one stage: a server only for GRPO, one node unless the ranks train."
+    server = options.server if stage == "grpo" else ""
+    if find_stage(stage).ranks != "train":
+        return replace(options, server=server, nodes=1)
+    unused = bool(options.server) and not server
+    return replace(options, server=server, nodes=options.nodes - unused)
+
+# %% ../nbs/66_pipeline.ipynb #5fafad82
 def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False) -> int:
     """Submit the stages of `pipeline` that are not complete, and the report; returns an exit code.
 
-    With `dry`, check them and print the batch scripts."""
+    With `dry`, only check them and print the batch scripts."""
     jobs = {
         k: j for k, j in pipeline.jobs.items() if j.force or Run(j.run_dir).status != "completed"
     }
@@ -235,18 +244,9 @@ def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False
         print(f"job {before}: {name}{after}")
     return OK
 
-
-def _options_for(stage: str, options: SlurmOptions) -> SlurmOptions:
-    "`options` for one stage: a server only where one is used, one node unless the ranks train."
-    server = options.server if stage == "grpo" else ""
-    if find_stage(stage).ranks != "train":
-        return replace(options, server=server, nodes=1)
-    unused = bool(options.server) and not server
-    return replace(options, server=server, nodes=options.nodes - unused)
-
 # %% ../nbs/66_pipeline.ipynb #96e33ee6
 def main(arguments: list[str] | None = None) -> int:
-    "Check the pipeline that is given as JSON; returns an exit code. See `check_apart`."
+    "Check the pipeline in the first argument, as JSON; returns an exit code. See `check_apart`."
     from r1nb.engine import die_with_parent
 
     die_with_parent()

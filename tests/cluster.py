@@ -61,7 +61,7 @@ def available():
 
 
 class Cluster:
-    "`start()`, work with `SLURM_CONF` set, `stop()`."
+    "A cluster with files in `folder`: between `start()` and `stop()` `SLURM_CONF` points to it."
 
     def __init__(self, folder):
         self.folder, self.daemons = Path(folder), []

@@ -430,19 +430,18 @@ def test_worker_is_light_and_limited():
 
 
 def test_callable_from_many_threads(pool):
-    wrong = []
+    verdicts = {}
 
     def work(k):
         golds, answers = [f"{k}x+{i}" for i in range(8)], [f"{i}+{k}x" for i in range(7)] + ["x"]
-        if verify_answers(boxed(*answers), golds, deadline=60, pool=pool) != [True] * 7 + [False]:
-            wrong.append(k)
+        verdicts[k] = verify_answers(boxed(*answers), golds, deadline=60, pool=pool)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(2, 8)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert wrong == []
+    assert verdicts == dict.fromkeys(range(2, 8), [True] * 7 + [False])
 
 
 @linux

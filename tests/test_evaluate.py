@@ -284,9 +284,9 @@ class Server:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if own.down:
                     return self.answer(503, {"error": "starting"})
-                if asked["model"] == "nobody":
+                if asked["model"] == "missing":
                     return self.answer(
-                        404, {"error": {"message": "the model nobody does not exist"}}
+                        404, {"error": {"message": "the model missing does not exist"}}
                     )
                 own.served += 1
                 with own.lock:
@@ -354,10 +354,10 @@ def test_servers_share_the_work_and_one_may_fail(servers, benchmarks, tmp_path):
     )
     assert done.code == 0 and bad.served > 0
     done = r1nb(
-        *command, "--served_model", "nobody", "--run-dir", tmp_path / "c", cwd=tmp_path,
+        *command, "--served_model", "missing", "--run-dir", tmp_path / "c", cwd=tmp_path,
         runs=tmp_path, **env,
     )  # fmt: skip
-    assert done.code == 1 and "the model nobody does not exist" in done.err
+    assert done.code == 1 and "the model missing does not exist" in done.err
 
 
 def test_compare(replayed, tmp_path):

@@ -43,12 +43,8 @@ class Kernel:
 
         `interrupt(messages)` says how many interrupts the kernel must have had by then.
         """
-        number, messages, presses, end = (
-            self.client.execute(source),
-            [],
-            0,
-            time.monotonic() + DEADLINE,
-        )
+        number, end = self.client.execute(source), time.monotonic() + DEADLINE
+        messages, presses = [], 0
         while time.monotonic() < end:
             try:
                 message = self.client.get_iopub_msg(timeout=1)
@@ -175,7 +171,7 @@ def test_interrupting_twice_stops_at_once(sft_run):
     assert start[-1][1] == {"status": "interrupted", "saved": []}
 
 
-def test_interrupting_saves_the_step_and_the_cell_goes_on_from_it(sft_run):
+def test_interrupting_saves_the_step_and_the_cell_resumes_from_it(sft_run):
     run, (_, stopped, done) = sft_run
     saved = int(
         re.search(
@@ -201,7 +197,7 @@ def test_an_interrupt_leaves_no_trainer_in_memory(kernel, sft_run):
     assert "trainers 0" in printed(kernel.ok(source))
 
 
-def test_one_figure_is_drawn_in_place(sft_run):
+def test_one_figure_is_updated_in_place(sft_run):
     _, *resumed = sft_run[1]
     assert len(resumed) == 2
     for start in resumed:
@@ -216,7 +212,7 @@ def test_a_mistake_in_a_recipe_is_one_line(kernel, sft_run):
     assert "\n" not in message
 
 
-def test_grpo_draws_rewards_and_shows_completions(kernel, sft_run, tiny_model, tmp_path):
+def test_grpo_plots_rewards_and_shows_completions(kernel, sft_run, tiny_model, tmp_path):
     keys = {
         **TASK,
         **TRAINING,
@@ -243,7 +239,7 @@ def test_grpo_draws_rewards_and_shows_completions(kernel, sft_run, tiny_model, t
     assert [r["step"] for r in Run(tmp_path / "run").metrics if "reward" in r] == [1, 2, 3]
 
 
-def test_a_job_that_is_sent_away_outlives_the_kernel(kernel, recipe, tmp_path):
+def test_a_job_in_the_background_outlives_the_kernel(kernel, recipe, tmp_path):
     names = {"config": str(recipe), "overrides": {}, "run_dir": str(tmp_path / "run")}
     assignments = "\n".join(f"{k} = {v!r}" for k, v in names.items())
     kernel.ok(f"%load_ext r1nb.lab\nfrom r1nb.lab import watch\n{assignments}")
@@ -258,18 +254,16 @@ def test_a_job_that_is_sent_away_outlives_the_kernel(kernel, recipe, tmp_path):
     assert re.fullmatch("'(starting|running)'", looked[-1][1]["data"]["text/plain"])
     process = launcher(Run(tmp_path / "run"))
     kernel.close()  # the last test that needs it
-    assert (
-        process and launcher(Run(tmp_path / "run")) == process
-    )  # the kernel is gone, the job is not
+    # the kernel has ended, the job has not
+    assert process and launcher(Run(tmp_path / "run")) == process
     assert watch(tmp_path / "run", every=0.5) == "completed"
     wait_for(lambda: launcher(Run(tmp_path / "run")) is None, "end of the launcher")
     cells = nbformat.read(tmp_path / "run" / "job.ipynb", 4).cells
     figures = [
         c.source for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
     ]
-    assert len(figures) == 1 and figures[0].startswith(
-        "curves("
-    )  # a record has the curves once, at the end
+    # a record has the curves once, at the end
+    assert len(figures) == 1 and figures[0].startswith("curves(")
 
 
 def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeypatch):
@@ -318,33 +312,30 @@ def test_a_job_for_the_queue_is_queued_until_it_starts(recipe, tmp_path, monkeyp
     assert Run(tmp_path / "other").status == "created"
 
 
+def copy_notebooks(home, recipe):
+    "The start page and the SFT job in `home`; the job trains a tiny model for three steps."
+    (home / "nbs" / "jobs").mkdir(parents=True)
+    shutil.copy(ROOT / "nbs" / "index.ipynb", home / "nbs")
+    notebook = nbformat.read(JOBS / "sft.ipynb", 4)
+    lines = [
+        f"config = {str(recipe)!r}",
+        "overrides = {'max_steps': 3}",
+        f"run_dir = {str(home / 'run')!r}",
+    ]
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(lines)
+    nbformat.write(notebook, home / "nbs" / "jobs" / "sft.ipynb")
+
+
 @pytest.fixture(scope="module")
 def jupyterlab(recipe, tmp_path_factory):
     "Address of a JupyterLab on a copy of the notebooks; its SFT notebook trains a tiny model."
     home = tmp_path_factory.mktemp("jupyter")
-    (home / "nbs" / "jobs").mkdir(parents=True)
-    shutil.copy(ROOT / "nbs" / "index.ipynb", home / "nbs")
-    notebook = nbformat.read(JOBS / "sft.ipynb", 4)
-    for cell in notebook.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            cell.source = "\n".join(
-                [
-                    f"config = {str(recipe)!r}",
-                    "overrides = {'max_steps': 3}",
-                    f"run_dir = {str(home / 'run')!r}",
-                ]
-            )
-    nbformat.write(notebook, home / "nbs" / "jobs" / "sft.ipynb")
+    copy_notebooks(home, recipe)
     port, log = free_port(), open(home / "log", "w")
-    own = {
-        f"{name}_DIR": str(home / name)
-        for name in (
-            "JUPYTER_CONFIG",
-            "JUPYTER_DATA",
-            "JUPYTERLAB_SETTINGS",
-            "JUPYTERLAB_WORKSPACES",
-        )
-    }
+    names = "JUPYTER_CONFIG JUPYTER_DATA JUPYTERLAB_SETTINGS JUPYTERLAB_WORKSPACES".split()
+    own = {f"{name}_DIR": str(home / name) for name in names}
     arguments = [
         "--no-browser",
         f"--ServerApp.port={port}",
@@ -354,14 +345,8 @@ def jupyterlab(recipe, tmp_path_factory):
     words = (ROOT / "scripts" / "targets.sh").read_text().split()
     options = [w for w in words if w.startswith("--LabApp.default_url=")]  # as `make lab` opens it
     assert options
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        *arguments,
-        *options,
-        f"--ServerApp.root_dir={home}",
-    ]
+    command = [sys.executable, "-m", "jupyterlab", *arguments, *options]
+    command.append(f"--ServerApp.root_dir={home}")
     environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
         command, stdout=log, stderr=log, cwd=home, env=environment, start_new_session=True

@@ -215,76 +215,90 @@ def test_from_reruns_that_stage_and_the_later_ones(pipeline):
 STEPS = 60
 
 
-@pytest.mark.slow
-def test_grpo_stopped_three_ways_resumes_and_completes(tmp_path, tiny_model):
-    recipe, runs = tmp_path / "grpo.yaml", tmp_path / "runs"
-    recipe.write_text(json.dumps({
-        **TASK, **TRAINING, "split": "train", "num_problems": 8,
-        "model_name_or_path": str(tiny_model), "max_steps": STEPS, "save_steps": 2,
-        "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 8,
-    }))  # fmt: skip
-    run = Run(runs / "grpo" / "grpo")
+class Training:
+    "A GRPO job that a test starts, stops and resumes."
 
-    def train_until(more):
+    def __init__(self, folder, model):
+        self.folder, self.runs = folder, folder / "runs"
+        self.recipe = folder / "grpo.yaml"
+        self.recipe.write_text(json.dumps({
+            **TASK, **TRAINING, "split": "train", "num_problems": 8,
+            "model_name_or_path": str(model), "max_steps": STEPS, "save_steps": 2,
+            "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 8,
+        }))  # fmt: skip
+        self.command = ("grpo", "--config", self.recipe)
+        self.run = Run(self.runs / "grpo" / "grpo")
+        self.log = self.run / "metrics.jsonl"
+
+    def train(self, more):
         "Start the command and wait until `more` steps are logged and a checkpoint is complete."
-        had = len(read_log(run / "metrics.jsonl"))
-        process = start("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
+        had = len(read_log(self.log))
 
         def far_enough():
-            log = run / "metrics.jsonl"
-            lines = log.read_text().count("\n") if log.exists() else 0
-            return lines >= had + more and list(
-                (run / "checkpoints").glob("checkpoint-*/trainer_state.json")
-            )
+            lines = self.log.read_text().count("\n") if self.log.exists() else 0
+            states = (self.run / "checkpoints").glob("checkpoint-*/trainer_state.json")
+            return lines >= had + more and list(states)
 
-        wait_for(far_enough, "training", process)
-        return process, run.manifest["pid"]
+        self.process = start(*self.command, cwd=self.folder, runs=self.runs)
+        wait_for(far_enough, "training", self.process)
+        self.job = self.run.manifest["pid"]
 
-    def stopped(process, job):
-        "The result of the stopped command, once all processes of its job have ended."
+    def stop(self, signum):
+        "Send `signum` to the command. Its result, once all processes of its job have ended."
+        self.process.send_signal(signum)
         begin = time.monotonic()
-        result = finish(process, tmp_path, 60)
-        wait_for(lambda: not session_members(job), f"end of {session_members(job)}", deadline=30)
+        result = finish(self.process, self.folder, 60)
+        members = session_members(self.job)
+        wait_for(lambda: not session_members(self.job), f"end of {members}", deadline=30)
         result.seconds = time.monotonic() - begin
         return result
 
-    def the_record_is_whole(error):
-        cells = record(run / "job.ipynb")
+    def state(self):
+        "What `r1nb runs` reports; from another folder, as the command writes to `self.folder`."
+        other = self.folder / "other"
+        other.mkdir(exist_ok=True)
+        return listed(other, self.runs)["grpo/grpo"]["state"]
+
+    def check_record(self, error):
+        "The training cell has failed with `error`; those before it are complete."
+        cells = record(self.run / "job.ipynb")
         assert errors(cells) == [error]
         states = statuses(cells)
         failed = states.index("failed")
         assert "run_grpo" in cells[failed].source
-        assert states == ["completed"] * failed + ["failed"] + ["pending"] * (
-            len(states) - failed - 1
-        )
+        later = len(states) - failed - 1
+        assert states == ["completed"] * failed + ["failed"] + ["pending"] * later
+
+
+@pytest.mark.slow
+def test_grpo_stopped_three_ways_resumes_and_completes(tmp_path, tiny_model):
+    training = Training(tmp_path, tiny_model)
+    run = training.run
 
     # Ctrl-C
-    process, job = train_until(3)
-    assert listed_while_running(tmp_path, runs) == "running"
-    process.send_signal(signal.SIGINT)
-    result = stopped(process, job)
+    training.train(3)
+    assert training.state() == "running"
+    result = training.stop(signal.SIGINT)
     assert result.code == 130 and result.seconds < 60
     assert "interrupted" in result.err and "the same command resumes" in result.err
-    assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "interrupted"
-    the_record_is_whole("KeyboardInterrupt")
+    assert training.state() == "interrupted"
+    training.check_record("KeyboardInterrupt")
 
     # the scheduler's SIGTERM, in a run that has resumed
-    process, job = train_until(3)
-    process.send_signal(signal.SIGTERM)
-    result = stopped(process, job)
+    training.train(3)
+    result = training.stop(signal.SIGTERM)
     assert result.code == 143
     assert re.search(r"resuming from checkpoint-\d+", result.out)
-    assert listed(tmp_path, runs)["grpo/grpo"]["state"] == "preempted"
-    the_record_is_whole("Terminated")
+    assert training.state() == "preempted"
+    training.check_record("Terminated")
 
     # the command is killed: the kernel sends a signal to the job's process, which ends too
-    process, job = train_until(3)
-    process.kill()
-    assert stopped(process, job).code == -signal.SIGKILL
-    assert listed(tmp_path, runs)["grpo/grpo"]["state"] in ("interrupted", "preempted")
+    training.train(3)
+    assert training.stop(signal.SIGKILL).code == -signal.SIGKILL
+    assert training.state() in ("interrupted", "preempted")
 
     # and a last time, to the end
-    result = r1nb("grpo", "--config", recipe, cwd=tmp_path, runs=runs)
+    result = r1nb(*training.command, cwd=tmp_path, runs=training.runs)
     assert result.code == 0, result.err[-3000:]
     assert int(re.search(r"resuming from checkpoint-(\d+)", result.out)[1]) >= 8
     assert run.status == "completed"
@@ -293,18 +307,8 @@ def test_grpo_stopped_three_ways_resumes_and_completes(tmp_path, tiny_model):
     assert [r["step"] for r in run.metrics] == list(range(1, STEPS + 1))
     assert all("loss" in r and "reward" in r for r in run.metrics)
     assert set(statuses(record(run / "job.ipynb"))) == {"completed"}
-    assert sorted(p.name for p in (run / "logs").glob("job-*.ipynb")) == [
-        "job-1.ipynb",
-        "job-2.ipynb",
-        "job-3.ipynb",
-    ]
-
-
-def listed_while_running(folder, runs):
-    "The state of the only run; listed from another folder, as the command writes to `folder`."
-    other = folder / "other"
-    other.mkdir(exist_ok=True)
-    return listed(other, runs)["grpo/grpo"]["state"]
+    records = sorted(p.name for p in (run / "logs").glob("job-*.ipynb"))
+    assert records == ["job-1.ipynb", "job-2.ipynb", "job-3.ipynb"]
 
 
 @pytest.mark.slow
@@ -366,10 +370,8 @@ def notebook(path, *cells):
 
 
 def test_a_plain_notebook_runs_with_parameters(tmp_path):
-    path, runs = (
-        notebook(tmp_path / "plain.ipynb", "print('steps times two', steps * 2)"),
-        tmp_path / "runs",
-    )
+    path = notebook(tmp_path / "plain.ipynb", "print('steps times two', steps * 2)")
+    runs = tmp_path / "runs"
     result = r1nb("run", path, "-p", "steps", "21", cwd=tmp_path, runs=runs)
     assert result.code == 0, result.err
     assert "steps times two 42" in result.out
@@ -386,15 +388,13 @@ def test_a_plain_notebook_runs_with_parameters(tmp_path):
 
 
 def test_a_cell_that_raises_fails_the_job_and_leaves_the_record(tmp_path):
-    path, runs = (
-        notebook(tmp_path / "bad.ipynb", "print('so far')\n1/0", "print('never')"),
-        tmp_path / "runs",
-    )
+    path = notebook(tmp_path / "bad.ipynb", "print('so far')\n1/0", "print('never')")
+    runs = tmp_path / "runs"
     result = r1nb("run", path, cwd=tmp_path, runs=runs)
     assert result.code == 1
     run = Run(runs / "notebook" / "bad")
     assert "failed: ZeroDivisionError: division by zero\n" in result.err
-    assert f"  the record up to there: {run / 'job.ipynb'}" in result.err
+    assert f"  the record so far: {run / 'job.ipynb'}" in result.err
     cells = record(run / "job.ipynb")
     assert statuses(cells) == ["completed", "failed", "pending"]
     assert errors(cells) == ["ZeroDivisionError"]
@@ -456,8 +456,8 @@ EARLY = {
     "SystemExit": ("raise SystemExit", "ended it early (sys.exit"),
     "quit": ("quit()", "ended it early (sys.exit"),
     "os._exit": ("import os; os._exit(0)", "without reporting a result: os._exit"),
-    "forgotten": (None, "nothing left its `with running(run)`"),
-    "empty": ("run.update(status='created')\nwith running(run): pass", "there is nothing in"),
+    "forgotten": (None, "no `with running(run)` block ran to its end"),
+    "empty": ("run.update(status='created')\nwith running(run): pass", "is missing or empty"),
 }
 
 

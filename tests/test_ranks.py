@@ -92,16 +92,16 @@ def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
 GRPO_CELL = """
 import itertools, torch
 from accelerate.utils import gather_object
-import r1nb.grpo as grpo
+import r1nb.shared_prefix as shared_prefix
 from r1nb.runs import rank
-draw_tokens, turn = grpo.draw_tokens, itertools.count()
+draw_tokens, turn = shared_prefix.draw_tokens, itertools.count()
 def draw_together(policy, prompts, *options):
     rows = gather_object(prompts)
     with torch.random.fork_rng():
         torch.manual_seed(next(turn))
         drawn = draw_tokens(policy, rows, *options)
     return drawn[rank() * len(prompts):][:len(prompts)]
-grpo.draw_tokens = draw_together
+shared_prefix.draw_tokens = draw_together
 """
 
 

@@ -163,7 +163,7 @@ def test_a_start_on_a_damaged_run_says_so(tmp_path):
 @pytest.mark.skipif(
     os.getuid() == 0 and not shutil.which("setpriv"), reason="root reads everything"
 )
-def test_a_manifest_of_somebody_else(good, tmp_path):
+def test_a_manifest_of_another_user(good, tmp_path):
     damage(good / "sft/bad", json.dumps(WHOLE))
     os.chmod(good / "sft/bad/manifest.json", 0)
     code = "import sys; from r1nb.runs import Run; print(Run(sys.argv[1]).damage)"

@@ -22,7 +22,7 @@ CONTRAST = (ROOT / "tests" / "page_contrast.js").read_text(encoding="utf-8")
 
 
 def demo_runs(root):
-    "Three runs without a model: SFT whose executed notebook has a plot, and two of GRPO."
+    "Three runs without a model: one of SFT, with a plot in its notebook, and two of GRPO."
     import base64
     import io
 
@@ -153,7 +153,7 @@ def test_every_page(folder, base, open_page):
         p.relative_to(folder).as_posix() for p in folder.rglob("*.html") if p.name != "404.html"
     )
     listings = [p for p in pages if p.startswith("source/")]
-    pages = [p for p in pages if p not in listings[2:]]  # they are all alike
+    pages = [p for p in pages if p not in listings[2:]]  # two are enough: they are all alike
     rooms = {n.stem for n in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
     assert rooms <= {p[:-5] for p in pages}
     assert {
@@ -318,6 +318,9 @@ def test_code_of_100_columns_is_shown_whole(folder, base, open_page):
         if found := page.evaluate(CUT_OFF):
             flaws[name] = found
     assert flaws == {}
+    # the check does find code that is cut off
+    page.set_viewport_size({"width": 500, "height": 900})
+    assert page.evaluate(CUT_OFF) != []
 
 
 def test_nothing_sticks_out_of_a_narrow_window(base, open_page):

@@ -119,6 +119,7 @@ def test_an_answer_cannot_change_the_next_verdict():
 def test_honest_answers_have_the_scores_of_the_library():
     answers, entries = honest(525, seed=4)
     ours, theirs = score_tasks(answers, entries), own_scores(answers, entries)
+    assert min(theirs.count(1.0), theirs.count(0.0)) > len(answers) / 20  # right and wrong ones
     differing = [
         (e["reasoning_gym"], a, x, y)
         for a, e, x, y in zip(answers, entries, ours, theirs, strict=True)
@@ -225,18 +226,17 @@ def test_a_killed_worker_is_replaced_and_threads_may_score():
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
     assert score_tasks(references, entries) == [1.0] * 20
-    wrong = []
+    scores = []
 
     def check():
-        if score_tasks(references, entries) != [1.0] * 20:
-            wrong.append(1)
+        scores.append(score_tasks(references, entries))
 
     threads = [threading.Thread(target=check) for _ in range(4)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert wrong == []
+    assert scores == [[1.0] * 20] * 4
 
 
 def test_a_machine_without_isolation_scores_too_and_warns(tmp_path):

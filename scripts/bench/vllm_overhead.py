@@ -21,6 +21,38 @@ from r1nb.problems import to_messages
 from r1nb.sampling import SamplingConfig, VLLMSampler, stream_samples
 
 
+def bare(sampler, prompts) -> float:
+    "Tokens a second of `LLM.generate` alone."
+    from vllm import SamplingParams
+
+    cfg = sampler.cfg
+    params = SamplingParams(
+        n=cfg.num_generations,
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        max_tokens=cfg.max_new_tokens,
+        stop_token_ids=[sampler.tokenizer.eos_token_id],
+    )
+    begin = time.perf_counter()
+    requests = [sampler._prompt(messages) for _, messages in prompts]
+    generated = sampler.llm.generate(requests, params, use_tqdm=False)
+    tokens = sum(len(o.token_ids) for r in generated for o in r.outputs)
+    return tokens / (time.perf_counter() - begin)
+
+
+def job(sampler, prompts, rows) -> tuple[float, float]:
+    "Tokens a second of generating and writing to disk, and of that with grading and the table."
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        samples = stream_samples(lambda: sampler, prompts, Path(folder) / "s.jsonl", sampler.cfg)
+        generating = time.perf_counter() - begin
+        table = grade(samples, rows)
+        compare({"model": table})
+        table.to_parquet(Path(folder) / "model.parquet")
+        tokens = sum(r["num_tokens"] for r in samples)
+        return tokens / generating, tokens / (time.perf_counter() - begin)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,47 +76,19 @@ def main():
     prompts = [(r["problem_id"], to_messages(r["problem"], b.system_prompt)) for r in rows]
     sampler = VLLMSampler(ModelChoice(args.model), cfg)
 
-    def bare():
-        from vllm import SamplingParams
-
-        params = SamplingParams(
-            n=args.samples,
-            temperature=cfg.temperature,
-            top_p=cfg.top_p,
-            max_tokens=cfg.max_new_tokens,
-            stop_token_ids=[sampler.tokenizer.eos_token_id],
-        )
-        begin = time.perf_counter()
-        drawn = sampler.llm.generate(
-            [sampler._prompt(m) for _, m in prompts], params, use_tqdm=False
-        )
-        return sum(len(o.token_ids) for r in drawn for o in r.outputs) / (
-            time.perf_counter() - begin
-        )
-
-    def job():
-        with tempfile.TemporaryDirectory() as folder:
-            begin = time.perf_counter()
-            drawn = stream_samples(lambda: sampler, prompts, Path(folder) / "s.jsonl", cfg)
-            drawing = time.perf_counter() - begin
-            table = grade(drawn, rows)
-            compare({"model": table})
-            table.to_parquet(Path(folder) / "model.parquet")
-            tokens = sum(r["num_tokens"] for r in drawn)
-            return tokens / drawing, tokens / (time.perf_counter() - begin)
-
-    bare()  # warm
+    bare(sampler, prompts)  # warm
     ratios = []
     for _ in range(args.pairs):
-        (drawn, graded), plain = job(), bare()
-        ratios.append((drawn / plain, graded / plain))
-        said = [
-            f"{what} {rate:.0f} ({rate / plain:.3f})"
-            for what, rate in (("drawn", drawn), ("graded too", graded))
-        ]
-        print(f"tokens a second: bare {plain:.0f}, {', '.join(said)}", flush=True)
-    drawn, graded = (statistics.median(r) for r in zip(*ratios, strict=True))
-    print(f"median of {args.pairs} pairs: {drawn:.3f}, graded too {graded:.3f}")
+        generated, graded = job(sampler, prompts, rows)
+        plain = bare(sampler, prompts)
+        ratios.append((generated / plain, graded / plain))
+        print(
+            f"tokens a second: bare {plain:.0f}, generated {generated:.0f}"
+            f" ({generated / plain:.3f}), graded too {graded:.0f} ({graded / plain:.3f})",
+            flush=True,
+        )
+    generated, graded = (statistics.median(r) for r in zip(*ratios, strict=True))
+    print(f"median of {args.pairs} pairs: {generated:.3f}, graded too {graded:.3f}")
     sampler.close()
 
 
