@@ -183,7 +183,7 @@ def test_unusual_values_that_are_accepted(inputs):
         ("curate", "dataset_name", "y/" + "y" * 5000, "File name too long"),
         ("sft", "dataset_name", "y/" + "y" * 5000, "File name too long"),
         ("grpo", "dataset_name", "y" * 5000, "File name too long"),
-        ("evaluate", "dataset_name", "y/" + "y" * 300 + ".jsonl", "File name too long"),
+        ("evaluate", "dataset_name", "y" * 5000, "File name too long"),
         ("curate", "weights", "2.0", "2.0 is out of range"),
     ],
 )
