@@ -4,9 +4,10 @@
 
 The quickstart must have run: its traces and its SFT model are used, and its recipe, with fewer
 completions a step (--completions). Every variant takes its step on the same batch; in GRPO, on the
-same completions. Variants take turns, and the fastest of each counts. In GRPO, generation and
-update are timed apart; a variant that changes only one of them takes the other's time from
-`all on`. Besides: other optimizers in SFT (`optimizer`), and merged adapters (`merged`).
+same completions, of which a fixed share has no advantage. Variants take turns, and the fastest of
+each counts. In GRPO, generation and update are timed apart; a variant that changes only one of them
+takes the other's time from `all on`. Besides: other optimizers in SFT (`optimizer`), and merged
+adapters (`merged`).
 
 Prints processor and wall seconds, and how much more processor time a step takes without the
 shortcut. Processor time depends less on other work on the machine; threads that wait sleep instead
@@ -193,9 +194,11 @@ def grpo_times(args) -> dict:
     generate()  # warms up
     ours.args.max_completion_length = length
     inputs, own = timed(generate)
-    zero = (inputs["advantages"] == 0).float().mean()
+    advantages = inputs["advantages"]
+    advantages[::2], advantages[1::2] = 0.5, -0.5
+    advantages[: round(args.without_advantage * len(advantages))] = 0
     tokens = inputs["completion_mask"].sum(1).float().mean()
-    print(f"      {zero:.0%} of the rows have no advantage; {tokens:.0f} tokens a completion")
+    print(f"      {tokens:.0f} tokens a completion")
     updates = fastest(
         {
             "all on": (step(), nullcontext),
@@ -256,6 +259,9 @@ def main() -> None:
         "--repeat", type=int, default=2, help="updates, of which the fastest counts"
     )
     parser.add_argument("--completions", type=int, default=32)
+    parser.add_argument(
+        "--without-advantage", type=float, default=0.5, help="share of rows; the quickstart's mean"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     args = parser.parse_args()
     restart(args.threads)
