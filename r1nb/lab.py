@@ -76,7 +76,7 @@ MAIN_CURVES = (
     "grad_norm",
 )
 
-
+# %% ../nbs/71_lab.ipynb #4f908813
 def main_keys(rows: list[dict], count: int = 4) -> list[str]:
     "The first `count` of `MAIN_CURVES` that were logged in `rows`."
     return [k for k in MAIN_CURVES if any(k in r for r in rows)][:count]
@@ -242,7 +242,7 @@ def watch_state(run: Run) -> str:
     state = state_of(run)
     return "starting" if state == "created" and launcher(run) else state
 
-
+# %% ../nbs/71_lab.ipynb #8152e5a3
 def status_line(run: Run, state: str, rows: list[dict]) -> str:
     "Stage, folder, state, step, last loss and reward of `run`; on a second line its error."
     m, parts = run.manifest, [state]
@@ -304,7 +304,7 @@ class MagicOptions:
     force: bool = False  # run again, and remove what the run folder contains
     watch: bool = False  # and watch it
 
-
+# %% ../nbs/71_lab.ipynb #ba997e92
 def parse_line(line: str) -> tuple[str | None, MagicOptions, dict, dict]:
     """`(stage, options, options of Slurm, recipe keys)` of a `%run_job` line.
 

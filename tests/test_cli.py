@@ -399,7 +399,7 @@ def test_a_pipeline_recipe_with_a_slip(refused, here, tiny_model, last, options,
             "evaluate: {model_name_or_path: MODEL, dataset_name: gone.jsonl}",
             ["evaluate", "gone.jsonl does not exist"],
         ),
-        ("evaluate: {model_name_or_path: ./gone}", ["evaluate", "'./gone' is no folder"]),
+        ("evaluate: {model_name_or_path: ./gone}", ["evaluate", "'./gone' is not a folder"]),
         (
             "grpo: {model_name_or_path: MODEL, reward_funcs: [acuracy]}",
             ["grpo", "did you mean 'accuracy'?"],

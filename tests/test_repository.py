@@ -75,14 +75,14 @@ def test_a_notebook_is_valid_and_has_a_title(notebook):
 
 
 @pytest.mark.parametrize("notebook", ROOMS, ids=named)
-def test_a_room_exports_the_module_of_its_name(notebook):
+def test_a_notebook_exports_the_module_of_its_name(notebook):
     name = notebook.stem[3:]
     title = "".join(cells(notebook)[0]["source"])
     assert re.match(rf"# {name}\n+> \S", title), title[:80]
     assert exports(notebook) == [name] and (ROOT / "r1nb" / f"{name}.py").is_file()
 
 
-def test_every_module_has_a_room():
+def test_every_module_has_a_notebook():
     modules = {p.stem for p in (ROOT / "r1nb").glob("*.py")} - {"__init__", "_modidx"}
     assert modules == {n.stem[3:] for n in ROOMS} and len(ROOMS) == len(modules)
 
@@ -128,7 +128,7 @@ def imports(module):
 
 
 @pytest.mark.parametrize("number", range(len(ROOMS)), ids=[n.stem for n in ROOMS])
-def test_a_room_stands_on_the_rooms_above_it(number):
+def test_a_module_imports_only_from_earlier_notebooks(number):
     order = [n.stem[3:] for n in ROOMS]
     room, above = order[number], order[:number]
     below = {name for name in imports(room) if name in order and name not in above}
