@@ -154,7 +154,8 @@ def test_exercises_have_folded_answers(notebook):
     sources = ["".join(c["source"]) for c in found]
     (start,) = [n for n, s in enumerate(sources) if s.startswith("## Exercises")]
     questions = re.findall(r"(?m)^(\d+)\. ", sources[start])
-    answers = [n for n in range(start + 1, len(found)) if found[n]["cell_type"] == "code"]
+    code = [n for n in range(start + 1, len(found)) if found[n]["cell_type"] == "code"]
+    answers = [n for n in code if not sources[n].startswith("#|")]
     assert len(questions) >= 2 and all(found[n]["metadata"] == ANSWER for n in answers)
     numbered = [m[1] for n in answers if (m := re.match(r"# (\d+)\. ", sources[n]))]
     assert numbered == questions
