@@ -30,7 +30,7 @@ ready:
 quickstart:  ## the whole pipeline on a real 135M model, on a CPU: report in runs/quickstart
 	@bash scripts/targets.sh quickstart
 
-evaluate:  ## a model on benchmarks: MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8]
+evaluate:  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8]: a model's scores
 	@bash scripts/targets.sh evaluate
 
 test: ready  ## [SLOW=1]: notebooks, export in sync, pytest; with SLOW=1 the tests marked slow too

@@ -15,14 +15,13 @@ import math
 import os
 import re
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from .compat import unsharded
 from .runs import atomic_path
-from .settings import InputError, did_you_mean, settings
+from .settings import InputError, did_you_mean, path_errors, settings
 from .templates import CHATML, align_tokens
 
 # %% ../nbs/21_models.ipynb #c02fb2e0
@@ -72,17 +71,6 @@ def bundled_model(cache: str | Path | None = None) -> Path:
     return folder
 
 # %% ../nbs/21_models.ipynb #bdf4bc80
-@contextmanager
-def _path_errors(name: str):
-    "In this context, an error of the operating system about the path `name` is an `InputError`."
-    try:
-        yield
-    except (OSError, RuntimeError) as e:  # RuntimeError: `~user` of an unknown user
-        reason = getattr(e, "strerror", None) or str(e).rstrip(".")
-        shown = name if len(name) <= 100 else f"{name[:100]}... ({len(name)} characters)"
-        raise InputError(f"model_name_or_path: {reason}: {shown}") from e
-
-
 def _model_folder(name: str) -> str | None:
     "The folder of the model `name`, itself or its `model/`; None if the path does not exist."
     path = Path(name).expanduser()
@@ -101,7 +89,7 @@ def resolve_model(name: str | Path) -> str:
     name = str(name)
     if name == BUNDLED:
         return str(bundled_model())
-    with _path_errors(name):
+    with path_errors("model_name_or_path", name):
         folder = _model_folder(name)
         if folder:
             return folder

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .settings import InputError, did_you_mean, settings
+from .settings import InputError, did_you_mean, path_errors, settings
 
 # %% ../nbs/12_problems.ipynb #0afcf9ec
 COLUMNS = ("problem_id", "problem", "answer", "solution", "source", "verification")
@@ -147,7 +147,9 @@ def iter_parquet(path: str | Path):
 def data_file(path: str | Path) -> Path:
     "Return the file `path`, or the only `.jsonl` or `.parquet` file (`train.*` first) in a folder."
     path = Path(path)
-    if path.is_dir():
+    with path_errors("dataset_name", path):
+        is_folder = path.is_dir()
+    if is_folder:
         files = sorted(f for f in path.iterdir() if f.suffix in (".jsonl", ".parquet"))
         files = [f for f in files if f.stem == "train"] or files
         if len(files) != 1:
@@ -178,11 +180,12 @@ def is_local(name: str) -> bool:
     """Whether the dataset `name` is on this machine.
 
     True if it has the ending of a file, if it exists, or if it is not a Hub id (owner/name)."""
-    return (
-        Path(name).suffix in (".jsonl", ".parquet", ".json", ".csv")
-        or Path(name).exists()
-        or "/" not in name
-    )
+    with path_errors("dataset_name", name):
+        return (
+            Path(name).suffix in (".jsonl", ".parquet", ".json", ".csv")
+            or Path(name).exists()
+            or "/" not in name
+        )
 
 
 def short_name(name: str) -> str:
@@ -519,7 +522,9 @@ def source_rows(cfg: ProblemsConfig):
     name, folder = cfg.dataset_name, settings().benchmarks
     if name.startswith("reasoning_gym/"):
         return gym_rows(name.split("/", 1)[1], cfg)
-    if Path(name).suffix in (".jsonl", ".parquet", ".json", ".csv") or Path(name).exists():
+    with path_errors("dataset_name", name):
+        exists = Path(name).exists()
+    if exists or Path(name).suffix in (".jsonl", ".parquet", ".json", ".csv"):
         return read_rows(name)
     if folder and (file := folder / f"{name}.jsonl").is_file():
         return read_rows(file)

@@ -179,6 +179,11 @@ def test_unusual_values_that_are_accepted(inputs):
         ("evaluate", "model_name_or_path", "x" * 5000, "File name too long"),
         ("sft", "model_name_or_path", "x/" + "y" * 5000, "File name too long"),
         ("generate", "dataset_name", "y" * 300 + ".jsonl", "too long"),
+        ("generate", "dataset_name", "y" * 5000, "File name too long"),
+        ("curate", "dataset_name", "y/" + "y" * 5000, "File name too long"),
+        ("sft", "dataset_name", "y/" + "y" * 5000, "File name too long"),
+        ("grpo", "dataset_name", "y" * 5000, "File name too long"),
+        ("evaluate", "dataset_name", "y" * 5000, "File name too long"),
         ("curate", "weights", "2.0", "2.0 is out of range"),
     ],
 )

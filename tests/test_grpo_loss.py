@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from r1nb import models
-from r1nb.grpo import LOSS_TYPES, GRPOTrainer, TRLGRPOConfig, grpo_loss
+from r1nb.grpo import LOSS_TYPES, GRPOTrainer, Terms, TRLGRPOConfig, grpo_loss, vespo
 from r1nb.rewards import advantages
 
 QUESTIONS = ("2 + 3 =", "How much is 7 times 8?")
@@ -175,6 +175,22 @@ def test_options_of_the_objectives(options, sampled, folder, tmp_path):
         trainer.model.load_state_dict(weights)
         losses.append(compare(trainer, batch))
     assert losses[0] != pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("rate", [2.0, 1e-6])
+def test_vespo_of_extreme_ratios(rate, sign):
+    "Ratios beyond its limits: of a token (e^±20) and of a completion (1e-8 to e^20)."
+    log_ratio = torch.tensor([[30.0, -25.0], [-30.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
+    mask, logp = torch.ones(4, 2), -torch.ones(4, 2)
+    options = {"k_pos": 1.0, "lambda_pos": rate, "k_neg": 1.0, "lambda_neg": rate}
+    advantage = torch.full((4, 1), sign)
+    expected = GRPOTrainer.get_gamma_weights(advantage, log_ratio, mask, None, **options)
+    options = {f"vespo_{name}": value for name, value in options.items()}
+    terms = Terms(logp, log_ratio, log_ratio.exp(), advantage, mask)
+    found = vespo(terms, **options) / (advantage * logp)
+    torch.testing.assert_close(found, expected.expand(4, 2), atol=0, rtol=1e-5)
+    assert len(set(expected.flatten().tolist())) > 2
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)

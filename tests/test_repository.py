@@ -97,13 +97,68 @@ def test_a_job_has_one_cell_of_parameters(notebook):
     assert set(notebook_parameters(notebook)) == expected
 
 
-def test_code_is_formatted():
-    "ruff at 100 columns over notebooks, tests and scripts."
-    command = [sys.executable, "-m", "ruff", "format", "--check", "--no-cache"]
-    done = subprocess.run(
-        [*command, "nbs", "tests", "scripts"], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_finds_nothing(command):
+    "In notebooks, tests and scripts; lines of at most 100 columns are among its rules."
+    command = [sys.executable, "-m", "ruff", *command, "--no-cache", "nbs", "tests", "scripts"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-500:]
+
+
+def too_long(text, exempt=()):
+    "Lines of more than 100 columns that do not start with one of `exempt`."
+    lines = [line for line in text.splitlines() if len(line) > 100]
+    return [line for line in lines if not line.lstrip().startswith(exempt)]
+
+
+# Rows of tables, pictures, formulas and quoted titles are not broken.
+UNBROKEN = ("|", "![", "$$", "\\rho", "\\underbrace")
+
+
+@pytest.mark.parametrize("notebook", [*ROOMS, *JOBS], ids=named)
+def test_prose_has_at_most_100_columns(notebook):
+    prose = ["".join(c["source"]) for c in cells(notebook) if c["cell_type"] == "markdown"]
+    assert [line for text in prose for line in too_long(text, UNBROKEN)] == []
+
+
+def test_scripts_and_texts_have_at_most_100_columns():
+    folders = (".", ".ci", "scripts", "scripts/slurm", "scripts/accelerate", "scripts/recipes")
+    kinds = (".sh", ".slurm", ".yaml", ".yml", ".md", ".ini", ".toml", "")
+    files = [f for folder in folders for f in (ROOT / folder).iterdir() if f.suffix in kinds]
+    files = [f for f in files if f.is_file() and f.name not in ("LICENSE", ".lock")]
+    found = {f.name: too_long(f.read_text(encoding="utf-8"), UNBROKEN) for f in files}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    assert {"Makefile", "README.md", "settings.ini", "body.sh", "run", "zero3.yaml"} <= set(found)
+
+
+def test_modules_have_at_most_100_columns():
+    "Except `__all__`, which nbdev breaks at 120, and its index."
+    for file in sorted((ROOT / "r1nb").glob("[!_]*.py")):
+        text = re.sub(r"(?ms)^__all__ = \[.*?\]$", "", file.read_text(encoding="utf-8"), count=1)
+        assert too_long(text) == [], file.name
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=named)
+def test_an_exported_cell_has_at_most_60_lines(notebook):
+    sources = ["".join(c["source"]) for c in cells(notebook) if c["cell_type"] == "code"]
+    exported = [s for s in sources if re.search(r"(?m)^#\| *export", s)]
+    assert [s[:80] for s in exported if len(s.splitlines()) > 60] == []
+
+
+ANSWER = {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "tags": ["answer"]}
+
+
+@pytest.mark.parametrize("notebook", [n for n in ROOMS if n.stem[0] in "12345"], ids=named)
+def test_exercises_have_folded_answers(notebook):
+    found = cells(notebook)
+    sources = ["".join(c["source"]) for c in found]
+    (start,) = [n for n, s in enumerate(sources) if s.startswith("## Exercises")]
+    questions = re.findall(r"(?m)^(\d+)\. ", sources[start])
+    code = [n for n in range(start + 1, len(found)) if found[n]["cell_type"] == "code"]
+    answers = [n for n in code if not sources[n].startswith("#|")]
+    assert len(questions) >= 2 and all(found[n]["metadata"] == ANSWER for n in answers)
+    numbered = [m[1] for n in answers if (m := re.match(r"# (\d+)\. ", sources[n]))]
+    assert numbered == questions
 
 
 @pytest.mark.parametrize("notebook", JOBS, ids=named)
