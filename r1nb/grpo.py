@@ -308,7 +308,9 @@ class GroupTrainer(SkippedRows, TreeScores, OwnDecoding, GRPOTrainer):
 
 # %% ../nbs/45_grpo.ipynb #d82c1533
 def first_and_last_reward(metrics: list[dict]) -> dict:
-    "Mean reward of the first and of the last third of the logged steps; NaN if there are none."
+    """Mean reward of the first third of the logged steps, and of the last third.
+
+    Returned as `reward_first` and `reward_last`; NaN if there are none."""
     rewards = [line["reward"] for line in metrics if "reward" in line]
     third = max(1, len(rewards) // 3)
     parts = {"reward_first": rewards[:third], "reward_last": rewards[-third:]}
