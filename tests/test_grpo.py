@@ -309,6 +309,15 @@ def test_shortcuts_where_weights_are_sharded_are_an_error(monkeypatch, folder):
         grpo.check(problems, ModelChoice(str(folder)), args)
 
 
+def test_a_reward_option_without_effect_is_reported(folder, capsys):
+    keys = {"reward_funcs": ["accuracy", "soft_overlong_punishment"]}
+    (problems, model, args), _ = configure(grpo.stage, {**RECIPE, **keys})
+    grpo.check(problems, ModelChoice(str(folder)), args)
+    reported = capsys.readouterr().err
+    assert "r1nb: soft_overlong_punishment is always 0" in reported
+    assert "max_completion_length is 6" in reported
+
+
 # ---- precision ----------------------------------------------------------------------------------
 
 
