@@ -10,12 +10,10 @@ __all__ = ['SECTIONS', 'InputError', 'did_you_mean', 'path_errors', 'checkout', 
 import configparser
 import difflib
 import os
-import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlparse
 
 # %% ../nbs/00_settings.ipynb #67825acc
 class InputError(ValueError):
@@ -185,12 +183,22 @@ def hub_endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
 
 
-def hub_reachable(timeout: float = 1.0) -> bool:
-    "Whether the Hub accepts a connection within `timeout` seconds."
-    url = urlparse(hub_endpoint())
-    port = url.port or (443 if url.scheme == "https" else 80)
+def hub_reachable(timeout: float = 3.0) -> bool:
+    """Whether the Hub answers within `timeout` seconds, through a proxy if the environment has one.
+
+    A refusal by the Hub itself or a certificate that is not trusted counts as an answer: the
+    libraries' own message says more then."""
+    import ssl
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, build_opener
+
+    request = Request(hub_endpoint(), method="HEAD")
     try:
-        with socket.create_connection((url.hostname, port), timeout):
-            return True
+        build_opener().open(request, timeout=timeout).close()
+    except HTTPError as e:
+        return e.code not in (407, 502, 503, 504)  # those of a proxy or gateway in front of it
+    except URLError as e:
+        return isinstance(e.reason, ssl.SSLCertVerificationError)
     except OSError:
         return False
+    return True

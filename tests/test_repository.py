@@ -87,6 +87,15 @@ def test_every_module_has_a_notebook():
     assert modules == {n.stem[3:] for n in ROOMS} and len(ROOMS) == len(modules)
 
 
+@pytest.mark.parametrize("map", ["README.md", "nbs/index.ipynb"])
+def test_the_map_of_the_book_is_complete(map):
+    "In order, each notebook once in the table."
+    links = re.findall(
+        r"\| \[(\d\d_\w+)\]\((?:nbs/)?\1\.ipynb\) \|", (ROOT / map).read_text("utf-8")
+    )
+    assert links == [n.stem for n in ROOMS]
+
+
 @pytest.mark.parametrize("notebook", JOBS, ids=named)
 def test_a_job_has_one_cell_of_parameters(notebook):
     from r1nb.engine import notebook_parameters
