@@ -509,10 +509,11 @@ def show_run(args, rest: list[str]) -> int:
     import yaml
 
     from r1nb.runs import find_run
+    from r1nb.scheduler import state_of
 
     run = find_run(args.run)
     m = {k: v for k, v in run.manifest.items() if k != "process_start"}
-    m |= {"status": run.status, "path": str(run.path)}
+    m |= {"status": state_of(run), "path": str(run.path)}
     print(yaml.safe_dump(m, sort_keys=False, allow_unicode=True, width=140), end="")
     return 0
 

@@ -9,8 +9,8 @@ __all__ = ['TRACE', 'NAMES', 'CHATS', 'STEPS', 'SCRIPTS', 'LENGTHS', 'SIGNED', '
            'read_pass_rates', 'pass_rate', 'distinct', 'per_problem', 'distinct_problems', 'distinct_traces',
            'TraceSources', 'TextOptions', 'CurateConfig', 'check_choices', 'check_ranges', 'hub_stream',
            'source_traces', 'problem_hash', 'frames', 'Corpus', 'run_step', 'funnel', 'write_removed', 'write_split',
-           'check', 'check_first_traces', 'run_curate', 'describe_steps', 'jsonl_batches', 'arrow_batches',
-           'mark_contaminated', 'decontaminate_batches']
+           'check', 'check_first_traces', 'unknown_endings', 'run_curate', 'describe_steps', 'jsonl_batches',
+           'arrow_batches', 'mark_contaminated', 'decontaminate_batches']
 
 # %% ../nbs/34_curate.ipynb #a4dca56d
 import itertools
@@ -201,8 +201,9 @@ def as_traces(
 class Step:
     """A registered step.
 
-    `look(table, cfg)` returns one record of type `dtype` for each row. `decide(records, cfg)`
-    returns the mask of rows to keep; without `decide` the records are that mask.
+    `look(table, cfg)` returns a boolean mask (True: keep the row), or a list of reasons ('': keep
+    the row, any text: remove and log it). Only a step with `decide` returns records instead, one
+    of type `dtype` for each row, and `decide(records, cfg)` returns the mask.
     """
 
     look: Callable
@@ -234,8 +235,8 @@ def as_rows(table) -> list[dict]:
 # %% ../nbs/34_curate.ipynb #16430f77
 @step("finish_reason")
 def finished(table, cfg):
-    "The trace ended by itself, it was not cut by the token limit."
-    return table.finish_reason != "length"
+    "The trace is not known to be cut by the token limit; an unknown `finish_reason` is kept."
+    return ["cut at the token limit" if r == "length" else "" for r in table.finish_reason]
 
 
 @step("completion")
@@ -245,7 +246,7 @@ def format(table, cfg):
     The rule of the format reward (`has_form`). Data that leaves the reasoning empty on purpose
     is curated without this step.
     """
-    return [has_form(text) for text in table.completion]
+    return ["" if has_form(text) else "not the R1 form" for text in table.completion]
 
 
 @step("problem_id", "answer", "completion", "verification")
@@ -940,6 +941,12 @@ def check_first_traces(name: str, cfg: CurateConfig) -> None:
         )
 
 # %% ../nbs/34_curate.ipynb #dcae2f52
+def unknown_endings(corpus: Corpus) -> int:
+    "How many traces of `corpus` have no `finish_reason`: the step `finished` keeps them."
+    tables = (table for _, table in corpus.batches(("finish_reason",)))
+    return sum(int((table.finish_reason.fillna("") == "").sum()) for table in tables)
+
+
 def run_curate(run: Run, cfg: CurateConfig, publishing: PublishConfig | None = None) -> dict:
     """Filter the traces of `cfg.dataset_name` into `run/'dataset'/'train.parquet'`.
 
@@ -959,6 +966,8 @@ def run_curate(run: Run, cfg: CurateConfig, publishing: PublishConfig | None = N
     sizes = write_split(corpus, remaining, cfg, run / "dataset")
     tables = [t for _, t in corpus.batches(("problem_id", "num_tokens"), remaining)]
     summary = {"traces": int(counts.kept[0]), "kept": int(remaining.sum())}
+    if "finished" in cfg.steps and (unknown := unknown_endings(corpus)):
+        summary["unknown_finish_reason"] = unknown
     if "heldout" in sizes:
         summary["heldout"] = sizes["heldout"]
     summary["problems"] = len(set().union(*(t.problem_id for t in tables)))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'ALIASES', 'stage', 'grade', 'compare', 'reproductions', 'Task', 'leave_out_unreadable', 'sampled_locally',
-           'longest_prompt', 'preflight', 'describe_first', 'task_folder', 'sample_model', 'EvaluateConfig',
-           'load_tasks', 'configure', 'compared_models', 'check', 'run_evaluate', 'load_results', 'results_by_task',
-           'read_graded', 'compare_runs']
+           'longest_prompt', 'preflight', 'describe_first', 'task_folder', 'sample_model', 'opened_thought',
+           'describe_unknown_thoughts', 'EvaluateConfig', 'load_tasks', 'configure', 'compared_models', 'check',
+           'run_evaluate', 'load_results', 'results_by_task', 'read_graded', 'compare_runs']
 
 # %% ../nbs/50_evaluate.ipynb #6a6a4afb
 import gc
@@ -392,6 +392,52 @@ def sample_model(
     sampler.close()
     return samples
 
+# %% ../nbs/50_evaluate.ipynb #f298fc10
+def _is_here(choice: ModelChoice) -> bool:
+    "Whether the tokenizer of `choice` is on this machine: a folder, or in the cache of the Hub."
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        folder = resolve_model(choice.model_name_or_path)
+        if Path(folder).is_dir():
+            return True
+        file = "tokenizer_config.json"
+        return isinstance(try_to_load_from_cache(folder, file, revision=choice.model_revision), str)
+    except (InputError, ValueError):
+        return False
+
+
+def opened_thought(choice: ModelChoice, local: bool) -> str | None:
+    """Return the `<think>` that the chat template of `choice` opens, or ''; see `prefilled`.
+
+    None if that is unknown: the model is not `local` and its tokenizer is not on this machine."""
+    if local:
+        return prefilled(load_tokenizer(choice))
+    if not _is_here(choice):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a server may have a template where we have none
+            return prefilled(load_tokenizer(choice))
+    except InputError:
+        return None
+
+
+def describe_unknown_thoughts(label: str, samples: dict[str, list[dict]]) -> str:
+    """Return a message about cut-off `samples` (task → rows) without `<think>`; '' if all have one.
+
+    For a model whose template is unknown."""
+    rows = [row for of_task in samples.values() for row in of_task]
+    cut = [r for r in rows if r["finish_reason"] == "length" and "think>" not in r["text"]]
+    if not cut:
+        return ""
+    return (
+        f"{label}: {len(cut)} of {len(rows)} samples are cut off and have no <think>. The model's "
+        "tokenizer is not on this machine, so it is unknown whether its chat template opens "
+        "<think>. If it does, a box in these thoughts counts as an answer; start vLLM with "
+        "--reasoning-parser deepseek_r1 to prevent that"
+    )
+
 # %% ../nbs/50_evaluate.ipynb #ce835901
 @dataclass
 class EvaluateConfig:
@@ -470,7 +516,9 @@ def load_tasks(
     if cfg.tasks:
         return [_benchmark_task(name, cfg, problems, sampling) for name in cfg.tasks]
     rows = load_problems(problems).to_list()
-    system_prompt = problems.system_prompt or R1_SYSTEM_PROMPT
+    system_prompt = R1_SYSTEM_PROMPT
+    if problems.system_prompt is not None:
+        system_prompt = problems.system_prompt or None  # '' means none
     return [Task("problems", problems.dataset_name, "math", rows, system_prompt, sampling)]
 
 # %% ../nbs/50_evaluate.ipynb #667659fa
@@ -602,9 +650,12 @@ def run_evaluate(
     samples, opened = {}, {}
     for label, name in models.items():
         choice = replace(model, model_name_or_path=name)
-        # the model of a server or a replay may not be on this machine
-        opened[label] = prefilled(load_tokenizer(choice)) if sampled_locally(tasks[0]) else ""
+        known = opened_thought(choice, sampled_locally(tasks[0]))
+        opened[label] = known or ""
         samples[label] = sample_model(run, choice, label, tasks, cfg.probe, opened[label])
+        if known is None and not rank():
+            if message := describe_unknown_thoughts(label, samples[label]):
+                print(message, flush=True)
     if rank():
         return {}
     results = {}

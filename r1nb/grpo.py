@@ -190,7 +190,9 @@ def prompt_dataset(problems: ProblemsConfig, tokenizer=None, max_prompt_length: 
 
     `max_prompt_length` (tokens; needs `tokenizer`) leaves out problems with a longer prompt.
     Raises `InputError` if no problem remains."""
-    system = problems.system_prompt or R1_SYSTEM_PROMPT
+    system = problems.system_prompt
+    if system is None:  # '' means none
+        system = R1_SYSTEM_PROMPT
 
     def with_prompt(row):
         return {"prompt": to_messages(row["problem"], system, earlier_turns(row["verification"]))}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARAMETERS', 'USAGE', 'local_inputs', 'check_stage', 'default_run_dir', 'open_job', 'Job', 'run_folder', 'stage_of',
            'notebook_job', 'prepare', 'unfinished', 'listeners', 'execute_job', 'run_here', 'ranks_of', 'job_command',
-           'start_job', 'guarded', 'check_job', 'main', 'script']
+           'one_gpu', 'start_job', 'guarded', 'check_job', 'main', 'script']
 
 # %% ../nbs/63_jobs.ipynb #fbc25a95
 import ast
@@ -479,13 +479,34 @@ def job_command(job: Job) -> list[str]:
     words = [str(word) for pair in options.items() for word in pair]
     return [sys.executable, "-m", "r1nb.jobs", "accelerate", *words, *own]
 
+# %% ../nbs/63_jobs.ipynb #fe2a74b8
+def one_gpu(job: Job) -> dict[str, str]:
+    """CUDA_VISIBLE_DEVICES for a `job` that trains in one process, if there are several GPUs.
+
+    Then also prints which GPU is used. Empty for all other jobs."""
+    trains = job.stage != "notebook" and find_stage(job.stage).ranks == "train"
+    if not trains or ranks_of(job) != ("none", 1):
+        return {}
+    n = count_gpus()
+    if n < 2:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    first = visible.split(",")[0].strip() if visible else "0"
+    print(
+        f"r1nb: one process trains on one of the {n} GPUs, number {first}; "
+        "--accelerator ddp uses all of them",
+        file=sys.stderr,
+    )
+    return {"CUDA_VISIBLE_DEVICES": first}
+
 # %% ../nbs/63_jobs.ipynb #8aa1b541
 def start_job(job: Job) -> int:
     """Run `job` in another process, or in one for each rank; returns its exit code.
 
     What the job could not record itself (a signal killed it, `os._exit`) is recorded here."""
     folder = run_folder(job)
-    code = run_process(job_command(job), {**job_environment(), "R1NB_RUN_DIR": str(folder)})
+    env = {**job_environment(), **one_gpu(job), "R1NB_RUN_DIR": str(folder)}
+    code = run_process(job_command(job), env)
     with suppress(InputError):  # the manifest is damaged: the job has said so
         code = settle(Run(folder), code)
     if code > 128 and code not in (INTERRUPTED, TERMINATED):

@@ -518,7 +518,11 @@ class Preempted(BaseException):
 
 # %% ../nbs/01_runs.ipynb #817d3f28
 class Scheduler:
-    "What runs need to know from a batch scheduler. This one represents a machine without any."
+    """What runs need to know from a batch scheduler; this one is for a machine without one.
+
+    `import r1nb.scheduler` replaces it with Slurm's, as jobs, lab and gallery do. Without that
+    import, a run on another node whose job has died still counts as running. `Run.status` never
+    corrects `queued`: use `scheduler.state_of`."""
 
     def this_job(self) -> int | None:
         "The number of the batch job that this process belongs to; None outside of one."

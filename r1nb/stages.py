@@ -30,8 +30,10 @@ class Stage:
     help: str = ""  # a line for `r1nb --help`
     reads: tuple[str, ...] = ()  # recipe keys whose values may be files, folders or runs
     leaves: str | None = None  # the run's output folder; it must not be empty at the end
-    ranks: str = "one"  # one process; "train": ranks train together; "sample": ranks share prompts
-    order: int = 99  # position in lists
+    # "one" process; "train": ranks train together; "sample": prompts are split over ranks, each
+    # with the whole model
+    ranks: str = "one"
+    order: int = 99  # position in lists: the number of its notebook
     notebook: str = ""  # its job notebook; default: nbs/jobs/<name>.ipynb
     module: str = ""  # set by `find_stage`: the module that declares it
 

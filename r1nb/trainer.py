@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WATCHED', 'ADVICE', 'MARKER', 'chunks', 'MasterAdamW', 'is_sharded_run', 'use_master_weights', 'watched', 'RunLogger',
            'Diverged', 'FiniteMetrics', 'check_weights', 'mark_complete', 'is_complete', 'checkpoints',
-           'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'lora', 'check_adapter', 'suit_machine',
+           'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'lora', 'check_adapter', 'suit_machine', 'use_one_gpu',
            'TrainingDefaults', 'use_cpu_shortcuts', 'check_schedule', 'check_training', 'load_for_training',
-           'is_sharded', 'save_trained', 'add_callbacks', 'train']
+           'is_sharded', 'save_trained', 'add_callbacks', 'note_unused_gpus', 'train']
 
 # %% ../nbs/40_trainer.ipynb #6c54a71d
 import json
@@ -340,6 +340,12 @@ def suit_machine(args) -> None:
     if args.report_to in (None, "none", [], ["none"]):
         args.report_to = settings().report_to
 
+
+def use_one_gpu(args) -> None:
+    "Let a process train on one GPU; with several, transformers would use `DataParallel`."
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+
 # %% ../nbs/40_trainer.ipynb #4f003356
 @dataclass
 class TrainingDefaults:
@@ -356,9 +362,8 @@ class TrainingDefaults:
         default=True,
         metadata={
             "help": "Keep float32 copies of 16-bit weights in AdamW, so that small updates are not "
-            "lost: 16 bytes per parameter instead of 8; no effect on adapters, with another "
-            "optimizer, or under DeepSpeed and FSDP, which keep such copies themselves (FSDP only "
-            "with bf16: true)"
+            "lost: 16 bytes a parameter instead of 8; no effect on adapters, nor under DeepSpeed "
+            "and FSDP, which keep such copies themselves"
         },
     )
     cpu_shortcuts: bool | Literal["auto"] = field(
@@ -372,6 +377,7 @@ class TrainingDefaults:
     def __post_init__(self):
         suit_machine(self)
         super().__post_init__()
+        use_one_gpu(self)
 
 
 def use_cpu_shortcuts(args) -> bool:
@@ -455,6 +461,15 @@ def add_callbacks(run: Run, trainer) -> Checkpoints:
     return callback
 
 
+def note_unused_gpus(args) -> None:
+    "Print how to train on all GPUs, if one process with `args` trains on one of several."
+    if args.world_size == 1 and args.n_gpu == 1 and torch.cuda.device_count() > 1:
+        print(
+            f"training on one of {torch.cuda.device_count()} GPUs; --accelerator ddp uses all "
+            "(in JupyterLab: %run_job --accelerator ddp)"
+        )
+
+
 def train(run: Run, trainer, tokenizer) -> dict:
     """Train from the last checkpoint of `run`, if any, and save the model to `run/'model'`.
 
@@ -462,6 +477,7 @@ def train(run: Run, trainer, tokenizer) -> dict:
     (run / "stop").unlink(missing_ok=True)
     callback = add_callbacks(run, trainer)
     use_master_weights(trainer)
+    note_unused_gpus(trainer.args)
     begin = time.time()
     checkpoint = last_checkpoint(run / "checkpoints")
     if checkpoint:
