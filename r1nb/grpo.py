@@ -160,7 +160,7 @@ with vllm_left_out():
     from trl import GRPOTrainer
 
 from .benchmarks import describe_problems, unreadable_references
-from .judges import CREDULOUS
+from .judges import EXPLOITABLE_TASKS
 from .models import ModelChoice, check_model, load_tokenizer
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
@@ -169,7 +169,7 @@ from r1nb.problems import (
     load_problems,
     to_messages,
 )
-from .rewards import RewardOptions, get_reward_funcs
+from .rewards import RewardOptions, get_reward_funcs, ignored_options
 from .runs import Run
 from .settings import InputError
 from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
@@ -260,10 +260,12 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
             f"reward_weights: {len(args.reward_weights)} weights for the "
             f"{len(args.reward_funcs)} rewards {', '.join(args.reward_funcs)}"
         )
+    for text in ignored_options(args):
+        print(f"r1nb: {text}", file=sys.stderr)
     task = problems.dataset_name.removeprefix("reasoning_gym/")
-    if "reasoning_gym" in args.reward_funcs and task in CREDULOUS:
+    if "reasoning_gym" in args.reward_funcs and task in EXPLOITABLE_TASKS:
         print(
-            f"r1nb: reward 'reasoning_gym' on the task {task}: {CREDULOUS[task]}; "
+            f"r1nb: reward 'reasoning_gym' on the task {task}: {EXPLOITABLE_TASKS[task]}; "
             "a policy will exploit that",
             file=sys.stderr,
         )
@@ -310,7 +312,9 @@ class GroupTrainer(SkippedRows, TreeScores, OwnDecoding, GRPOTrainer):
 
 # %% ../nbs/45_grpo.ipynb #d82c1533
 def first_and_last_reward(metrics: list[dict]) -> dict:
-    "Mean reward of the first and of the last third of the logged steps; NaN if there are none."
+    """Mean reward of the first third of the logged steps, and of the last third.
+
+    Returned as `reward_first` and `reward_last`; NaN if there are none."""
     rewards = [line["reward"] for line in metrics if "reward" in line]
     third = max(1, len(rewards) // 3)
     parts = {"reward_first": rewards[:third], "reward_last": rewards[-third:]}

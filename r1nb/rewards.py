@@ -7,7 +7,7 @@ __all__ = ['REWARDS', 'TAGS', 'completion_texts', 'register_reward', 'references
            'format_zero_reward', 'tag_count_reward', 'reasoning_steps_reward', 'len_reward', 'cosine_scaled_reward',
            'repetition_penalty_reward', 'soft_overlong_punishment_reward', 'reasoning_gym_reward', 'extract_code',
            'code_reward', 'binary_code_reward', 'code_format_reward', 'ioi_code_reward', 'cf_code_reward',
-           'RewardOptions', 'get_reward_funcs', 'preview_rewards', 'advantages']
+           'RewardOptions', 'ignored_options', 'get_reward_funcs', 'preview_rewards', 'advantages']
 
 # %% ../nbs/43_rewards.ipynb #0407f023
 import asyncio
@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import wraps
 
-from .answers import extract_answer, verify_answers
+from .answers import after_thought, extract_answer, verify_answers
 from .benchmarks import gym_scores
 from r1nb.judges import (
+    MINIMAL_SCORE,
     MODES,
     PROVIDERS,
     find_provider,
@@ -305,8 +306,11 @@ def soft_overlong_punishment_reward(
 def reasoning_gym_reward(
     completions: list, verification: list, prompts: list | None = None, **kwargs
 ) -> list[float | None]:
-    "reasoning_gym's score of the marked answer, 0.0 to 1.0; `None` for other problems."
-    return gym_scores(completion_texts(completions, prompts), verification)
+    """reasoning_gym's score of the marked answer, 0.0 to 1.0; `None` for other problems.
+
+    A score that wrong answers get for their form (`MINIMAL_SCORE` or less) is 0.0."""
+    scores = gym_scores(completion_texts(completions, prompts), verification)
+    return [0.0 if s is not None and s <= MINIMAL_SCORE else s for s in scores]
 
 # %% ../nbs/43_rewards.ipynb #0ffd2b98
 def extract_code(text: str, language: str = "python") -> str:
@@ -340,7 +344,10 @@ def code_reward(
             f"{', '.join(sorted(set(languages)))}"
         )
     texts = completion_texts(completions, prompts)
-    sources = [extract_code(*pair) for pair in zip(texts, languages, strict=True)]
+    sources = [
+        extract_code(after_thought(text), language)
+        for text, language in zip(texts, languages, strict=True)
+    ]
     return score_programs(
         sources, infos, parallel=num_parallel, mode="partial", provider=provider_type
     )
@@ -401,13 +408,15 @@ def _readable(read: Callable, rows: list[dict]) -> list[dict]:
 @register_reward("ioi_code", num_parallel="parallel_code_exec_per_proc")
 def ioi_code_reward(
     completions: list, prompts: list | None = None, num_parallel: int = 2, **kwargs
-) -> list[float]:
-    "The score (0.0 to 1.0) of the C++ program on the row's subtask; columns as in `score_ioi`."
+) -> list[float | None]:
+    """The score (0.0 or 1.0) of the C++ program on the row's subtask; columns as in `score_ioi`.
+
+    `None` for a problem with a checker or a manager of its own."""
     texts = completion_texts(completions, prompts)
     rows = _readable(read_ioi, _rows(kwargs, len(texts)))
 
     def score(text, row):
-        return score_ioi(extract_code(text, "cpp"), row)["score"]
+        return score_ioi(extract_code(after_thought(text), "cpp"), row)["score"]
 
     return in_parallel(score, zip(texts, rows, strict=True), num_parallel)
 
@@ -434,7 +443,8 @@ def cf_code_reward(
         return language_name(language(row)), read_codeforces(row)
 
     def score(text, row):
-        return score_codeforces(extract_code(text, language(row)), row, language(row), mode)
+        source = extract_code(after_thought(text), language(row))
+        return score_codeforces(source, row, language(row), mode)
 
     rows = _readable(read, _rows(kwargs, len(texts)))
     return in_parallel(score, zip(texts, rows, strict=True), num_parallel)
@@ -512,7 +522,9 @@ class RewardOptions:
         "en", "repetition_penalty: en (words at white space) or zh (jieba)"
     )
     max_completion_len: int = _option(
-        16384, "soft_overlong_punishment: tokens from which the penalty is -1"
+        16384,
+        "soft_overlong_punishment: tokens from which the penalty is -1 (not the limit of a "
+        "completion, max_completion_length)",
     )
     soft_punish_cache: int = _option(
         4096, "soft_overlong_punishment: tokens over which the penalty grows"
@@ -530,6 +542,28 @@ class RewardOptions:
         _check_options(self)
         if hasattr(super(), "__post_init__"):
             super().__post_init__()
+
+# %% ../nbs/43_rewards.ipynb #c65eab02
+def ignored_options(options) -> list[str]:
+    """Sentences about options of the chosen rewards that have no effect.
+
+    `options`: `RewardOptions`, or a configuration that also has TRL's `max_completion_length`."""
+    found, names = [], set(options.reward_funcs)
+    local = sorted({"cf_code", "ioi_code"} & names)
+    if local and options.code_provider != "local":
+        found.append(
+            f"code_provider '{options.code_provider}' is not used by {', '.join(local)}: "
+            "these programs always run on this machine"
+        )
+    edge = options.max_completion_len - options.soft_punish_cache
+    longest = getattr(options, "max_completion_length", None)
+    if "soft_overlong_punishment" in names and longest is not None and longest <= edge:
+        found.append(
+            f"soft_overlong_punishment is always 0: it starts after {edge} tokens "
+            "(max_completion_len - soft_punish_cache), and max_completion_length is "
+            f"{longest}; set max_completion_len to {longest} and a smaller soft_punish_cache"
+        )
+    return found
 
 # %% ../nbs/43_rewards.ipynb #f6a3895b
 def _as_number(value) -> float:

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'CLASSES', 'ALIASES', 'stage', 'as_pair', 'TracesConfig', 'read_traces', 'load_traces', 'SFTConfig',
-           'check', 'sft_trainer', 'run_sft']
+           'check', 'count_cut', 'warn_of_cut_traces', 'sft_trainer', 'run_sft']
 
 # %% ../nbs/42_sft.ipynb #01c986b3
 import copy
+import sys
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
+import pyarrow.compute as pc
 from trl import SFTConfig as TRLSFTConfig
 
 from .models import ModelChoice, check_model, load_tokenizer
@@ -20,9 +23,9 @@ from r1nb.problems import (
     earlier_turns,
     is_local,
     is_missing,
+    iter_rows,
     message_text,
     read_messages,
-    read_rows,
     split_of,
     to_messages,
 )
@@ -100,7 +103,7 @@ class TracesConfig:
     system_prompt: str | None = field(
         default=None,
         metadata={
-            "help": "System message before each problem; "
+            "help": "System message where the row has none (a prompt of messages stays as it is); "
             "default: r1nb's R1 prompt, or the data's own"
         },
     )
@@ -123,22 +126,21 @@ def read_traces(cfg: TracesConfig) -> list[dict]:
             "dataset_name: not set; name a curate run's dataset folder, a file or a Hub id"
         )
     if is_local(name):
-        rows = read_rows(name)
-    elif Path(name).is_absolute():
+        return list(islice(iter_rows(name), cfg.num_traces))
+    if Path(name).is_absolute():
         raise InputError(
             f"dataset_name: {name} does not exist; if an earlier stage writes it, run that first"
         )
-    else:
-        from datasets import load_dataset
+    from datasets import load_dataset
 
-        try:
-            rows = load_dataset(name, cfg.dataset_config, split=cfg.dataset_train_split)
-        except Exception as e:
-            raise InputError(
-                f"dataset_name: '{name}' could not be loaded from the Hub: "
-                f"{type(e).__name__}: {str(e)[:200]}"
-            ) from None
-    return list(rows)[: cfg.num_traces]
+    try:
+        rows = load_dataset(name, cfg.dataset_config, split=cfg.dataset_train_split)
+    except Exception as e:
+        raise InputError(
+            f"dataset_name: '{name}' could not be loaded from the Hub: "
+            f"{type(e).__name__}: {str(e)[:200]}"
+        ) from None
+    return list(islice(rows, cfg.num_traces))
 
 # %% ../nbs/42_sft.ipynb #3484a2f4
 def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
@@ -178,6 +180,33 @@ def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
     check_training(model, args)
     load_traces(traces)
 
+# %% ../nbs/42_sft.ipynb #81de0735
+def count_cut(read: int, dataset, max_length: int, end: int) -> int:
+    """How many of `read` traces `max_length` has cut in `dataset`, their tokens as TRL made them.
+
+    `end`: the token that ends a turn. A trace with nothing left to train on is not in `dataset`."""
+    cut = read - len(dataset)
+    for part in dataset.select_columns("input_ids").with_format("arrow").iter(1000):
+        ids = part["input_ids"]
+        for row in ids.filter(pc.greater_equal(pc.list_value_length(ids), max_length)):
+            cut += end not in row.values[-3:].to_pylist()  # a template may write after the end
+    return cut
+
+
+def warn_of_cut_traces(trainer, read: int) -> None:
+    "Say on stderr, on rank 0, how many of the `read` traces of `trainer` are cut."
+    args, dataset = trainer.args, trainer.train_dataset
+    prepared = args.max_length is not None and "input_ids" in dataset.column_names
+    if not prepared or args.packing or not trainer.accelerator.is_main_process:
+        return
+    cut = count_cut(read, dataset, args.max_length, trainer.processing_class.eos_token_id)
+    if cut:
+        print(
+            f"r1nb: {cut} of {read} traces are longer than max_length {args.max_length} and lose "
+            "their end; raise max_length, or leave them out with curate's max_tokens",
+            file=sys.stderr,
+        )
+
 # %% ../nbs/42_sft.ipynb #d68e809f
 def sft_trainer(traces: TracesConfig, model: ModelChoice, args: SFTConfig, tokenizer, callbacks=()):
     "TRL's trainer for `model` on `traces`."
@@ -195,6 +224,7 @@ def sft_trainer(traces: TracesConfig, model: ModelChoice, args: SFTConfig, token
         callbacks=list(callbacks),
         peft_config=lora(model),
     )
+    warn_of_cut_traces(trainer, len(dataset))
     if use_cpu_shortcuts(args):
         share_beginning(trainer.model)
     return trainer

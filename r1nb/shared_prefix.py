@@ -18,7 +18,7 @@ from .sampling import draw_tokens
 # %% ../nbs/41_shared_prefix.ipynb #cec6f592
 @dataclass
 class Tree:
-    """The B rows of a batch as G rows of length L, one a distinct prompt.
+    """The B rows of a batch as G rows of length L, one per distinct prompt.
 
     C is the length of the longest completion.
     Token t of completion r is at `place[r, t]` in the flattened G × L."""

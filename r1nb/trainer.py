@@ -54,7 +54,7 @@ def chunks(pairs: list, size: int) -> list[list]:
 class MasterAdamW(torch.optim.Optimizer):
     """torch's `AdamW` on float32 master copies of 16-bit parameters.
 
-    12 bytes a parameter besides weights and gradients: the copy and two moments.
+    12 bytes per parameter besides weights and gradients: the copy and two moments.
     `chunk`: number of values whose gradients are float32 at a time."""
 
     def __init__(
@@ -88,7 +88,7 @@ class MasterAdamW(torch.optim.Optimizer):
         for part in chunks([pair for pair in self.pairs() if pair[0].grad is not None], self.chunk):
             for p, master in part:
                 master.grad = p.grad.float()
-            self.inner.step()  # passes over parameters without a gradient
+            self.inner.step()  # skips parameters without a gradient
             for p, master in part:
                 p.copy_(master)
                 master.grad = None
@@ -119,14 +119,16 @@ def is_sharded_run(args) -> bool:
 def use_master_weights(trainer) -> None:
     """Let `trainer` train 16-bit weights with `MasterAdamW` instead of torch's `AdamW`.
 
-    Nothing changes for float32 weights, for adapters, for other optimizers, without
-    `master_weights`, and under DeepSpeed and FSDP, which keep float32 copies themselves."""
+    Nothing changes for float32 weights, for adapters, for other optimizers (8-bit, Adafactor),
+    and without `master_weights`. Nor under DeepSpeed and FSDP, which keep float32 copies
+    themselves, FSDP only with `bf16: true`."""
     args = trainer.args
     low = any(
         p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)
         for p in trainer.model.parameters()
     )
-    adamw = str(getattr(args.optim, "value", args.optim)).startswith("adamw_torch")
+    name = getattr(args.optim, "value", args.optim)
+    adamw = name in ("adamw_torch", "adamw_torch_fused")  # not adamw_torch_8bit and _4bit
     if not (low and adamw and args.master_weights) or is_sharded_run(args):
         return
     betas = (args.adam_beta1, args.adam_beta2)
@@ -360,8 +362,9 @@ class TrainingDefaults:
         default=True,
         metadata={
             "help": "Keep float32 copies of 16-bit weights in AdamW, so that small updates are not "
-            "lost: 16 bytes a parameter instead of 8; no effect on adapters, nor under DeepSpeed "
-            "and FSDP, which keep such copies themselves"
+            "lost: 16 bytes per parameter instead of 8; no effect on adapters, with another "
+            "optimizer, or under DeepSpeed and FSDP, which keep such copies themselves (FSDP only "
+            "with bf16: true)"
         },
     )
     cpu_shortcuts: bool | Literal["auto"] = field(

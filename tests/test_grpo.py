@@ -248,6 +248,19 @@ def test_shortcuts_are_on_where_training_runs_on_a_cpu(stage, trained):
         assert type(trainer) is GroupTrainer
 
 
+def test_traces_that_max_length_cuts_are_reported(trained, capfd):
+    trainer, _, _ = trained("sft")
+    ids = trainer.train_dataset["input_ids"]
+    longest = max(map(len, ids))
+    cut = sum(len(row) == longest for row in ids)
+    assert len(ids) == 16 and 0 < cut < 16
+    trained("sft", max_length=longest)
+    assert "longer than max_length" not in capfd.readouterr().err
+    trained("sft", max_length=longest - 3)  # the end of turn is the last but one
+    words = f"{cut} of 16 traces are longer than max_length {longest - 3} and lose their end"
+    assert words in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("module", [sft, grpo])
 def test_auto_is_off_with_a_gpu_and_where_weights_are_sharded(module, monkeypatch):
     _, _, args = configure(module.stage, {})[0]
@@ -294,6 +307,15 @@ def test_shortcuts_where_weights_are_sharded_are_an_error(monkeypatch, folder):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match="cpu_shortcuts: true does not work under"):
         grpo.check(problems, ModelChoice(str(folder)), args)
+
+
+def test_a_reward_option_without_effect_is_reported(folder, capsys):
+    keys = {"reward_funcs": ["accuracy", "soft_overlong_punishment"]}
+    (problems, model, args), _ = configure(grpo.stage, {**RECIPE, **keys})
+    grpo.check(problems, ModelChoice(str(folder)), args)
+    reported = capsys.readouterr().err
+    assert "r1nb: soft_overlong_punishment is always 0" in reported
+    assert "max_completion_length is 6" in reported
 
 
 # ---- precision ----------------------------------------------------------------------------------

@@ -270,6 +270,39 @@ def test_an_ioi_row_that_cannot_be_used_is_named_before_anything_runs(wrong, wor
         rewards.ioi_code_reward(["```cpp\nint f() {}\n```"] * 2, **columns)
 
 
+@pytest.mark.parametrize("file", ["checker/checker.cpp", "graders/manager.cpp"])
+@pytest.mark.parametrize("text", ["```cpp\nint f() {}\n```", "no program"])
+def test_an_ioi_problem_with_a_judge_of_its_own_gets_no_verdict(file, text, monkeypatch):
+    "Whatever the completion; comparing the outputs would misjudge it."
+    monkeypatch.delattr("r1nb.judges.Program")  # nothing is run
+    row = {
+        **IOI,
+        "grader_files": [["graders/grader.cpp", "int main() {}"], [file, "int main() {}"]],
+    }
+    columns = {key: [value] for key, value in row.items()}
+    with pytest.warns(UserWarning, match="checker or a manager"):
+        assert rewards.ioi_code_reward([text], **columns) == [None]
+
+
+def test_a_program_in_an_unfinished_thought_earns_nothing():
+    block = "```python\nprint(1)\n```"
+    texts = [
+        f"<think>\n{block}\n",
+        f"<think>\n{block}\n</think>\nNo.",
+        f"<think>x</think>\n{block}",
+        block,
+    ]
+    infos = [json.dumps(STDIN)] * 4
+    assert rewards.code_reward(texts, infos) == [0.0, 0.0, 1.0, 1.0]
+    assert rewards.binary_code_reward(texts, infos) == [0.0, 0.0, 1.0, 1.0]
+    columns = {key: [value] * 4 for key, value in {**CODEFORCES, "language": "python"}.items()}
+    columns["official_tests"] = [[{"input": "", "output": "1"}]] * 4
+    assert rewards.cf_code_reward(texts, **columns) == [-1.0, -1.0, 1.1, 1.1]
+    # and where the template has begun the thought
+    prompts = ["? <think>\n"] * 2
+    assert rewards.code_reward([block, f"x</think>{block}"], infos[:2], prompts) == [0.0, 1.0]
+
+
 @pytest.mark.parametrize("info", ["{", "[" * 100_000, "[1]", None, 5, '{"language": "python"}'])
 def test_the_reward_names_a_bad_verification_info(info):
     with pytest.raises(InputError, match="program 2: verification_info: a mapping"):

@@ -19,6 +19,7 @@ from r1nb.rewards import (
     format_reward,
     format_zero_reward,
     get_reward_funcs,
+    ignored_options,
     len_reward,
     open_think,
     preview_rewards,
@@ -269,6 +270,27 @@ def test_options_come_from_the_recipe():
     assert form(completions=texts, prompts=["?"] * 2) == [1.0, 0.0]
     assert overlong.__name__ == "soft_overlong_punishment_reward"
     assert form.__name__ == "format_reward"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reward_funcs": ["cf_code"], "code_provider": "piston"}, "not used by cf_code"),
+        ({"reward_funcs": ["ioi_code", "code"], "code_provider": "e2b"}, "not used by ioi_code"),
+        ({"reward_funcs": ["code"], "code_provider": "piston"}, ""),
+        ({"reward_funcs": ["cf_code"]}, ""),
+        ({"reward_funcs": ["soft_overlong_punishment"], "limit": 12_288}, "is always 0"),
+        ({"reward_funcs": ["soft_overlong_punishment"], "limit": 12_289}, ""),
+        ({"reward_funcs": ["soft_overlong_punishment"], "limit": None}, ""),
+        ({"reward_funcs": ["accuracy"], "limit": 512}, ""),
+    ],
+)
+def test_options_without_effect_are_named(options, words):
+    limit = options.pop("limit", None)
+    configured = RewardOptions(**options)
+    configured.max_completion_length = limit  # TRL's field
+    found = ignored_options(configured)
+    assert len(found) == bool(words) and all(words in text for text in found)
 
 
 def test_every_reward_takes_trls_call():

@@ -116,6 +116,19 @@ def test_an_answer_cannot_change_the_next_verdict():
     assert verify_completions(completions, [row] * 2) == [False, False]
 
 
+def test_wrong_answers_of_different_form_earn_the_same_reward():
+    "Else GRPO would learn the form from a group in which nobody is right."
+    entry = {
+        "reasoning_gym": "countdown",
+        "metadata": {"numbers": [2, 3, 4], "target": 14},
+        "answer": "2 + 3*4",
+    }
+    answers = ["3*4 + 2", "2*3 + 4", "no formula", None]
+    assert score_tasks(answers, [entry] * 4)[:3] == [1.0, 0.05, 0.01]
+    completions = ["I do not know" if a is None else rf"\boxed{{{a}}}" for a in answers]
+    assert reasoning_gym_reward(completions, [json.dumps(entry)] * 4) == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_honest_answers_have_the_scores_of_the_library():
     answers, entries = honest(525, seed=4)
     ours, theirs = score_tasks(answers, entries), own_scores(answers, entries)
