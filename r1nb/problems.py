@@ -463,7 +463,8 @@ class ProblemsConfig(SourceConfig):
         metadata={"help": "Seed of a procedural source and of the choice among many problems"},
     )
     system_prompt: str | None = field(
-        default=None, metadata={"help": "System message sent with every problem"}
+        default=None,
+        metadata={"help": "System message sent with every problem; default: the stage's; '': none"},
     )
 
     def __post_init__(self):

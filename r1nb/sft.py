@@ -71,13 +71,14 @@ def as_pair(row: dict, number: int, where: str, system_prompt: str | None) -> di
 
     for key in ("messages", "conversations"):
         if not is_missing(row.get(key)):
-            return _pair_of_chat(row[key], system_prompt or row.get("system"), f"{here}: {key}")
+            system = row.get("system") if system_prompt is None else system_prompt
+            return _pair_of_chat(row[key], system, f"{here}: {key}")
     prompt = first("problem", "prompt", "question")
     completion = first("completion", "generation")
     if prompt is None or completion is None:
         raise InputError(f"{here}: columns {', '.join(map(str, row))}; needed: {LAYOUTS}")
     if isinstance(prompt, str):
-        system = system_prompt or R1_SYSTEM_PROMPT
+        system = R1_SYSTEM_PROMPT if system_prompt is None else system_prompt
         prompt = to_messages(prompt, system, earlier_turns(row.get("verification")))
     if isinstance(completion, str):
         text = message_text({**row, "content": completion})
@@ -104,7 +105,7 @@ class TracesConfig:
         default=None,
         metadata={
             "help": "System message where the row has none (a prompt of messages stays as it is); "
-            "default: r1nb's R1 prompt, or the data's own"
+            "default: r1nb's R1 prompt, or the data's own; '': none"
         },
     )
     num_traces: int | None = field(
