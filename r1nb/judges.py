@@ -423,7 +423,10 @@ def _problem_limits(here: str, seconds, memory, per_mib: int = 1) -> Limits:
 
 
 def _listed(here: str, value) -> list:
-    "`value` as a list, `None` as an empty one. Raises `InputError` for anything but a list."
+    """`value`, a list or its JSON, as a list, and `None` as an empty one.
+
+    Raises `InputError` for anything else."""
+    value = read_json(value)
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
@@ -434,6 +437,7 @@ def _listed(here: str, value) -> list:
 def read_codeforces(problem: dict) -> tuple[list[tuple[str, str]], Limits]:
     """`(tests, limits)` of a row of open-r1/codeforces; a test is a pair of input and output.
 
+    The lists of tests may also be given as JSON text, as `load_problems` stores them.
     Raises `InputError` that names the problem and the test (from 1) that cannot be used."""
     if not isinstance(problem, dict):
         raise InputError(f"a Codeforces problem is a mapping, not {str(problem)[:60]!r}")
@@ -522,6 +526,7 @@ def _is_empty_file(file) -> bool:
 def read_ioi(subtask: dict) -> tuple[dict[str, tuple[str, str]], dict[str, str], Limits]:
     """`(tests, grader files, limits)` of a row of open-r1/ioi; tests and files by name.
 
+    Lists and mappings may also be given as JSON text, as `load_problems` stores them.
     Raises `InputError` that names the subtask and the test that cannot be used."""
     if not isinstance(subtask, dict):
         raise InputError(f"an IOI subtask is a mapping, not {str(subtask)[:60]!r}")
@@ -529,7 +534,7 @@ def read_ioi(subtask: dict) -> tuple[dict[str, tuple[str, str]], dict[str, str],
     needed = ("id", "score", "test_names", "test_cases", "time_limit", "memory_limit")
     if missing := [k for k in needed if subtask.get(k) is None]:
         raise InputError(f"{here}: no '{missing[0]}'; found {', '.join(map(str, subtask))}")
-    score, cases = subtask["score"], subtask["test_cases"]
+    score, cases = subtask["score"], read_json(subtask["test_cases"])
     if not isinstance(score, numbers.Real) or not math.isfinite(score):
         raise InputError(f"{here}: score: {str(score)[:60]} is not a number of points")
     names = [str(n) for n in _listed(f"{here}: test_names", subtask["test_names"])]

@@ -8,8 +8,9 @@ __all__ = ['pass_rates', 'rate_run']
 # %% ../nbs/44_pass_rate.ipynb #4df5ee30
 from .benchmarks import verify_completions
 from .curate import as_rows
+from .problems import extra_columns
 from .publish import front_matter
-from .rewards import get_reward_funcs
+from .rewards import get_reward_funcs, reward_columns
 from .runs import Run, atomic_path, write_text
 from .settings import InputError
 
@@ -25,7 +26,10 @@ def _rewards(rows: list[dict], names: list[str] | None) -> list[float]:
     prompts = [row["problem"] for row in rows]
     keys = [key for key in (rows[0] if rows else ()) if key not in ("completion", "prompt")]
     columns = {key: [row[key] for row in rows] for key in keys}
-    funcs = get_reward_funcs(names)
+    funcs, keep = get_reward_funcs(names), reward_columns(names)
+    extra = [extra_columns(row, keep, f"trace {i}") for i, row in enumerate(rows, 1)]
+    for key in extra[0] if extra else ():
+        columns[key] = [values[key] for values in extra]
     values = [f(completions=completions, prompts=prompts, **columns) for f in funcs]
     rewards = []
     for given in zip(*values, strict=True):

@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'SPLITS', 'MAX_DEPTH', 'ROLES', 'ALIASES', 'R1_SYSTEM_PROM
            'replace_lone_surrogates', 'iter_jsonl', 'parquet_batches', 'iter_parquet', 'data_file', 'iter_rows',
            'read_rows', 'is_local', 'short_name', 'is_missing', 'message_text', 'read_messages', 'conversation_id',
            'earlier_turns', 'final_answer', 'split_question', 'to_problem', 'SourceConfig', 'ProblemsConfig',
-           'gym_rows', 'source_rows', 'load_problems', 'to_messages', 'fill_template']
+           'extra_columns', 'gym_rows', 'source_rows', 'load_problems', 'to_messages', 'fill_template']
 
 # %% ../nbs/12_problems.ipynb #7884a5e8
 import hashlib
@@ -347,6 +347,11 @@ def _verification(row: dict, extra: dict, turns: list[dict]) -> str:
     return json.dumps({**({"turns": turns} if turns else {}), **content}, default=str)
 
 # %% ../nbs/12_problems.ipynb #2249c08e
+def _renamed(row: dict, columns: dict[str, str] | None) -> dict:
+    "Return `row` with the names of ours that `columns` maps the source's names to."
+    return {**row, **{ours: row.get(theirs) for theirs, ours in (columns or {}).items()}}
+
+
 def to_problem(
     row: dict,
     number: int,
@@ -363,7 +368,7 @@ def to_problem(
     for theirs, ours in columns.items():
         if ours == "problem" and theirs not in row:
             raise InputError(f"{here}: no column '{theirs}'; found {', '.join(row)}")
-    renamed = {**row, **{ours: row.get(theirs) for theirs, ours in columns.items()}}
+    renamed = _renamed(row, columns)
 
     turns, problem = split_question(_problem_value(renamed, here), here)
     turns = turns or earlier_turns(renamed.get("verification"))
@@ -482,6 +487,47 @@ class ProblemsConfig(SourceConfig):
         if self.num_problems is not None and self.num_problems < 1:
             raise InputError(f"num_problems: {self.num_problems} is not positive")
 
+# %% ../nbs/12_problems.ipynb #8a915a0d
+def _stored_verification(row: dict) -> dict:
+    "Return the `verification` of `row`, a mapping or its JSON; empty for anything else."
+    stored = row.get("verification")
+    if isinstance(stored, str):
+        try:
+            stored = json.loads(stored)
+        except (ValueError, RecursionError):
+            return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def extra_columns(
+    row: dict, keep: dict[str, str], here: str, columns: dict[str, str] | None = None
+) -> dict:
+    """Return the columns `keep` of `row`, lists and mappings as JSON, without those of `COLUMNS`.
+
+    `keep`: column → what needs it, for the message; '' if it may be missing. A column that the row
+    lacks may be in its `verification`, where `to_problem` puts `verification_info`. `columns`: as
+    in `to_problem`. Raises `InputError`, beginning with `here`, for a needed column without a
+    value; an empty list is a value."""
+    names = [name for name in keep if name not in COLUMNS]
+    renamed, values = _renamed(row, columns), {}
+    is_complete = all(renamed.get(name) is not None for name in names)
+    stored = {} if is_complete else _stored_verification(row)
+    for name in names:
+        value = renamed.get(name)
+        if value is None:
+            value = stored.get(name)
+        if value != [] and is_missing(value):
+            value = None
+        if value is None and keep[name]:
+            found = "it is empty" if name in row else f"found {', '.join(map(str, row))}"
+            raise InputError(
+                f"{here}: {keep[name]} needs the column '{name}'; {found}; "
+                f"map one with columns: {{name: {name}}}"
+            )
+        is_nested = isinstance(value, (list, tuple, dict))
+        values[name] = json.dumps(value, default=str) if is_nested else value
+    return values
+
 # %% ../nbs/12_problems.ipynb #aa6d4fc8
 def gym_rows(task: str, cfg: ProblemsConfig):
     """Yield distinct rows of the reasoning_gym `task`.
@@ -547,12 +593,27 @@ def source_rows(cfg: ProblemsConfig):
         ) from None
 
 # %% ../nbs/12_problems.ipynb #f628bc45
-def load_problems(cfg: ProblemsConfig, need_answer: bool = True):
+def _check_extra(rows: list[dict], names, where: str) -> None:
+    "Remove those of the columns `names` that are empty. Raises `InputError` for mixed types."
+    for name in names:
+        kinds = {type(row[name]) for row in rows} - {type(None)}
+        if not kinds:
+            for row in rows:
+                del row[name]
+        elif len(kinds) > 1 and kinds != {int, float}:
+            found = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise InputError(f"{where}: the column '{name}' has values of several types: {found}")
+
+
+def load_problems(
+    cfg: ProblemsConfig, need_answer: bool = True, keep: dict[str, str] | None = None
+):
     """Return the problems of `cfg` as a `datasets.Dataset` with the columns `COLUMNS`.
 
     Distinct, on the configured side of the split, at most `num_problems`. If a source has more,
     they are chosen at random with `dataset_seed`; reasoning_gym makes as many as are requested
-    (default: 1000). `need_answer`: see `to_problem`."""
+    (default: 1000). `need_answer`: see `to_problem`. `keep`: further columns, see
+    `extra_columns`; one that is empty in all rows is left out."""
     import random
 
     from datasets import Dataset
@@ -562,6 +623,7 @@ def load_problems(cfg: ProblemsConfig, need_answer: bool = True):
     first, last = cfg.rows if cfg.rows and not gym else (None, None)
     where = cfg.dataset_name if gym else Path(cfg.dataset_name).name
     columns = {} if gym else cfg.columns
+    keep = {k: v for k, v in (keep or {}).items() if k not in COLUMNS}
     rows, seen = [], set()
     for number, raw in itertools.islice(enumerate(source_rows(cfg), 1), first, last):
         row = to_problem(raw, number, where, columns, need_answer)
@@ -570,7 +632,7 @@ def load_problems(cfg: ProblemsConfig, need_answer: bool = True):
             continue
         seen.add(id)
         if cfg.split in ("all", split_of(id, cfg.heldout_fraction)):
-            rows.append(row)
+            rows.append({**row, **extra_columns(raw, keep, f"{where}, row {number}", columns)})
         if enough and len(rows) >= enough:
             break
     if not rows:
@@ -585,6 +647,7 @@ def load_problems(cfg: ProblemsConfig, need_answer: bool = True):
         )
     if cfg.num_problems and len(rows) > cfg.num_problems:
         rows = random.Random(cfg.dataset_seed).sample(rows, cfg.num_problems)
+    _check_extra(rows, keep, where)
     return Dataset.from_list(rows)
 
 # %% ../nbs/12_problems.ipynb #33134ac2

@@ -7,7 +7,7 @@ __all__ = ['REWARDS', 'TAGS', 'completion_texts', 'register_reward', 'references
            'format_zero_reward', 'tag_count_reward', 'reasoning_steps_reward', 'len_reward', 'cosine_scaled_reward',
            'repetition_penalty_reward', 'soft_overlong_punishment_reward', 'reasoning_gym_reward', 'extract_code',
            'code_reward', 'binary_code_reward', 'code_format_reward', 'ioi_code_reward', 'cf_code_reward',
-           'RewardOptions', 'ignored_options', 'get_reward_funcs', 'preview_rewards', 'advantages']
+           'RewardOptions', 'ignored_options', 'reward_columns', 'get_reward_funcs', 'preview_rewards', 'advantages']
 
 # %% ../nbs/43_rewards.ipynb #0407f023
 import asyncio
@@ -66,11 +66,17 @@ REWARDS: dict[str, Callable] = {}
 _OPTIONS: dict[str, dict[str, str]] = {}
 
 
-def register_reward(name: str, **options: str) -> Callable:
+def register_reward(
+    name: str,
+    columns: tuple[str, ...] | None = None,
+    optional_columns: tuple[str, ...] = (),
+    **options: str,
+) -> Callable:
     """Decorator that adds a reward function to `REWARDS`.
 
-    `options` maps its keyword arguments to the fields of `RewardOptions` that set them. Raises
-    `InputError` if another function has the name."""
+    `columns`, `optional_columns`: what it reads from a row, see `reward_columns`. `options` maps
+    its keyword arguments to the fields of `RewardOptions` that set them. Raises `InputError` if
+    another function has the name."""
 
     def register(func):
         old = REWARDS.get(name)
@@ -79,6 +85,8 @@ def register_reward(name: str, **options: str) -> Callable:
                 f"reward '{name}' is registered already: {old.__module__}.{old.__name__}"
             )
         REWARDS[name], _OPTIONS[name] = func, options
+        if columns is not None:
+            func.columns, func.optional_columns = columns, optional_columns
         return func
 
     return register
@@ -93,7 +101,7 @@ def references(answer: list | None, solution: list | None) -> list:
     return solution if answer is None else answer
 
 
-@register_reward("accuracy")
+@register_reward("accuracy", columns=("answer",))
 def accuracy_reward(
     completions: list,
     answer: list | None = None,
@@ -119,7 +127,7 @@ def _matches(form: str, completions: list, prompts: list | None) -> list[float]:
     return [float(has_form(text, form)) for text in completion_texts(completions, prompts)]
 
 
-@register_reward("format", form="format_form")
+@register_reward("format", columns=(), form="format_form")
 def format_reward(
     completions: list, prompts: list | None = None, form: str = "r1", **kwargs
 ) -> list[float]:
@@ -129,7 +137,7 @@ def format_reward(
     return _matches(form, completions, prompts)
 
 
-@register_reward("format_zero")
+@register_reward("format_zero", columns=())
 def format_zero_reward(completions: list, prompts: list | None = None, **kwargs) -> list[float]:
     "1.0 for R1-Zero's form `<think>…</think> <answer>…</answer>` (arXiv 2501.12948), else 0.0."
     return _matches("r1_zero", completions, prompts)
@@ -138,7 +146,7 @@ def format_zero_reward(completions: list, prompts: list | None = None, **kwargs)
 TAGS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
 
-@register_reward("tag_count")
+@register_reward("tag_count", columns=())
 def tag_count_reward(completions: list, prompts: list | None = None, **kwargs) -> list[float]:
     """0.25 for each of `TAGS` that occurs exactly once; 0.0 to 1.0 (Open-R1's partial credit).
 
@@ -150,7 +158,7 @@ def tag_count_reward(completions: list, prompts: list | None = None, **kwargs) -
 _STEP = re.compile(r"Step \d+:|^\d+\.|\n-|\n\*|First,|Second,|Next,|Finally,")
 
 
-@register_reward("reasoning_steps")
+@register_reward("reasoning_steps", columns=())
 def reasoning_steps_reward(completions: list, prompts: list | None = None, **kwargs) -> list[float]:
     "A third for each mark of a reasoning step, 1.0 at most."
     return [min(1.0, len(_STEP.findall(t)) / 3) for t in completion_texts(completions, prompts)]
@@ -165,7 +173,7 @@ def _groups(prompts: list | None, size: int) -> list[list[int]]:
     return list(groups.values())
 
 
-@register_reward("length")
+@register_reward("length", columns=("answer",))
 def len_reward(
     completions: list,
     answer: list | None = None,
@@ -191,6 +199,7 @@ def len_reward(
 # %% ../nbs/43_rewards.ipynb #85954785
 @register_reward(
     "cosine",
+    columns=("answer",),
     min_value_wrong="cosine_min_value_wrong",
     max_value_wrong="cosine_max_value_wrong",
     min_value_correct="cosine_min_value_correct",
@@ -247,6 +256,7 @@ def _words(text: str, language: str) -> list[str]:
 
 @register_reward(
     "repetition_penalty",
+    columns=(),
     ngram_size="repetition_n_grams",
     max_penalty="repetition_max_penalty",
     language="repetition_language",
@@ -280,6 +290,7 @@ def repetition_penalty_reward(
 # %% ../nbs/43_rewards.ipynb #3a2c325c
 @register_reward(
     "soft_overlong_punishment",
+    columns=(),
     max_completion_len="max_completion_len",
     soft_punish_cache="soft_punish_cache",
 )
@@ -302,7 +313,7 @@ def soft_overlong_punishment_reward(
     return rewards
 
 # %% ../nbs/43_rewards.ipynb #1c323c0b
-@register_reward("reasoning_gym")
+@register_reward("reasoning_gym", columns=("verification",))
 def reasoning_gym_reward(
     completions: list, verification: list, prompts: list | None = None, **kwargs
 ) -> list[float | None]:
@@ -319,7 +330,12 @@ def extract_code(text: str, language: str = "python") -> str:
     return found[-1] if found else ""
 
 # %% ../nbs/43_rewards.ipynb #05759f52
-@register_reward("code", num_parallel="parallel_code_exec_per_proc", provider_type="code_provider")
+@register_reward(
+    "code",
+    columns=("verification_info",),
+    num_parallel="parallel_code_exec_per_proc",
+    provider_type="code_provider",
+)
 def code_reward(
     completions: list,
     verification_info: list,
@@ -354,7 +370,10 @@ def code_reward(
 
 
 @register_reward(
-    "binary_code", num_parallel="parallel_code_exec_per_proc", provider_type="code_provider"
+    "binary_code",
+    columns=("verification_info",),
+    num_parallel="parallel_code_exec_per_proc",
+    provider_type="code_provider",
 )
 def binary_code_reward(
     completions: list, verification_info: list, threshold: float = 0.99, **kwargs
@@ -378,7 +397,7 @@ def _in_order(text: str, marks: tuple[str, ...]) -> bool:
     return at <= end
 
 
-@register_reward("code_format", language="code_language")
+@register_reward("code_format", columns=(), language="code_language")
 def code_format_reward(
     completions: list, prompts: list | None = None, language: str = "python", **kwargs
 ) -> list[float]:
@@ -405,7 +424,12 @@ def _readable(read: Callable, rows: list[dict]) -> list[dict]:
     return rows
 
 # %% ../nbs/43_rewards.ipynb #4e284076
-@register_reward("ioi_code", num_parallel="parallel_code_exec_per_proc")
+@register_reward(
+    "ioi_code",
+    columns=("id", "score", "test_names", "test_cases", "time_limit", "memory_limit"),
+    optional_columns=("grader_files",),
+    num_parallel="parallel_code_exec_per_proc",
+)
 def ioi_code_reward(
     completions: list, prompts: list | None = None, num_parallel: int = 2, **kwargs
 ) -> list[float | None]:
@@ -422,7 +446,19 @@ def ioi_code_reward(
 
 # %% ../nbs/43_rewards.ipynb #1f9a9cdc
 @register_reward(
-    "cf_code", mode="code_eval_scoring_mode", num_parallel="parallel_code_exec_per_proc"
+    "cf_code",
+    columns=("official_tests",),
+    optional_columns=(
+        "id",
+        "language",
+        "time_limit",
+        "memory_limit",
+        "input_mode",
+        "generated_tests",
+        "generated_checker",
+    ),
+    mode="code_eval_scoring_mode",
+    num_parallel="parallel_code_exec_per_proc",
 )
 def cf_code_reward(
     completions: list,
@@ -618,6 +654,26 @@ def _find_reward(name: str) -> Callable:
             f"{did_you_mean(attribute, names)}"
         )
     return func
+
+# %% ../nbs/43_rewards.ipynb #6b8efb04
+def reward_columns(names: list[str]) -> dict[str, str]:
+    """The columns that the rewards `names` read: column → who needs it; '' if it may be missing.
+
+    They are the attributes `columns` and `optional_columns` of a function. One without them, such
+    as a user's, is taken to need `answer`. See `problems.load_problems`."""
+    found = {}
+    for name in names:
+        func = _find_reward(name)
+        declared = [getattr(func, "columns", ("answer",)), getattr(func, "optional_columns", ())]
+        for columns in declared:
+            if not isinstance(columns, (list, tuple)):
+                raise InputError(f"reward '{name}': columns: a list is needed, not {columns!r}")
+        needed, optional = declared
+        for column in needed:
+            found[column] = found.get(column) or f"reward '{name}'"
+        for column in optional:
+            found.setdefault(column, "")
+    return found
 
 # %% ../nbs/43_rewards.ipynb #e9eaf134
 def _with_prefill(func: Callable, prefill: str) -> Callable:

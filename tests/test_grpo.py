@@ -2,8 +2,10 @@
 
 import inspect
 import itertools
+import json
 import subprocess
 import sys
+import types
 from importlib.util import find_spec
 from unittest.mock import patch
 
@@ -11,9 +13,10 @@ import pytest
 import torch
 from trl import SFTTrainer
 
-from r1nb import grpo, sft
+from r1nb import grpo, rewards, sft
 from r1nb.grpo import GroupTrainer, GRPOTrainer, prompt_dataset
 from r1nb.models import ModelChoice, load_model, load_tokenizer, tiny_model
+from r1nb.problems import COLUMNS, load_problems
 from r1nb.recipes import configure
 from r1nb.runs import append_jsonl, open_run
 from r1nb.settings import InputError
@@ -316,6 +319,154 @@ def test_a_reward_option_without_effect_is_reported(folder, capsys):
     reported = capsys.readouterr().err
     assert "r1nb: soft_overlong_punishment is always 0" in reported
     assert "max_completion_length is 6" in reported
+
+
+# ---- problems without an answer: programs ------------------------------------------------------
+
+CALL = {"type": "function_call", "fn_name": "same", "input": [2.5, 1], "output": [2.5, 1]}
+CODE = {
+    "verification_info": {
+        "language": "python",
+        "test_cases": [{"input": "1\n", "output": "1\n", "type": "stdin_stdout"}],
+    }
+}
+CALLS = {
+    "verification_info": {"language": "python", "test_cases": [{**CALL}, {**CALL, "input": "a"}]}
+}
+CODEFORCES = {
+    "id": "1/A",
+    "language": "python",
+    "time_limit": 2.0,
+    "memory_limit": 256.0,
+    "input_mode": "stdio",
+    "official_tests": [{"input": "1\n", "output": "1\n"}],
+    "generated_checker": None,
+}
+IOI = {
+    "id": "nile",
+    "score": 10.0,
+    "time_limit": 2,
+    "memory_limit": 2**28,
+    "test_names": ["1"],
+    "test_cases": {"1": ["1\n", "1\n"]},
+    "grader_files": [["graders/nile.h", "int f();"]],
+}
+
+
+def code_source(tmp_path, *rows):
+    "A recipe's keys for a file with these rows, each with a problem of its own and no answer."
+    append_jsonl(tmp_path / "code.jsonl", [{"task": f"Do {n}.", **r} for n, r in enumerate(rows)])
+    return {"dataset_name": str(tmp_path / "code.jsonl"), "prompt_column": "task"}
+
+
+def test_programs_are_trained_on_by_their_tests(folder, tmp_path, monkeypatch):
+    "Two steps of a real run: each reward sees the tests of its problem, unchanged."
+    seen, score = [], rewards.score_programs
+
+    def watched(sources, infos, **options):
+        seen.extend(infos)
+        return score(sources, infos, **options)
+
+    monkeypatch.setattr(rewards, "score_programs", watched)
+    recipe = {**RECIPE, **code_source(tmp_path, *[CODE, CALLS] * 2), "num_problems": 4}
+    recipe |= {"reward_funcs": ["code", "format"], "max_steps": 2, "disable_tqdm": True}
+    recipe |= {"model_name_or_path": str(folder)}
+    cfg, written = configure(grpo.stage, recipe)
+    grpo.stage.check(*cfg)
+    seen.clear()  # the check judges an empty program on each problem
+    run = open_run(tmp_path / "run", "grpo", written)
+    summary = grpo.stage.run(run, *cfg)
+    assert summary["steps"] == 2 and (run / "model" / "model.safetensors").exists()
+    assert [r["rewards/code_reward/mean"] for r in run.metrics if "reward" in r] == [0.0, 0.0]
+    assert len(seen) == 16
+    assert {json.dumps(info) for info in seen} == {
+        json.dumps(row["verification_info"]) for row in (CODE, CALLS)
+    }
+    table = grpo.preview(*cfg, num_prompts=1)
+    assert table["code"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "text", "expected"),
+    [
+        ("code", CODE, "```python\nprint(input())\n```", 1.0),
+        ("binary_code", CALLS, "```python\ndef same(*a): return list(a)\n```", 0.0),
+        ("cf_code", CODEFORCES, "```python\nprint(input())\n```", 1.1),
+        ("cf_code", {"official_tests": []}, "no program", None),
+        ("ioi_code", IOI, "no program", 0.0),
+    ],
+)
+def test_rewards_get_the_columns_that_they_read(name, row, text, expected, tmp_path):
+    "Also where the row is a trace, which has verification_info in its verification."
+    keys = code_source(tmp_path, {**row, "unrelated": 1}, row)
+    (problems, *_), _ = configure(grpo.stage, keys)
+    rows = prompt_dataset(problems, reward_funcs=[name])
+    assert set(rows.column_names) - {"prompt", *COLUMNS} == {
+        k for k, v in row.items() if v is not None
+    }
+    columns = {k: rows[k][:] for k in rows.column_names if k != "prompt"}
+    (func,) = rewards.get_reward_funcs([name])
+    assert func(completions=[text, text], **columns) == [expected] * 2
+    if "verification_info" in row:
+        traced = load_problems(problems, need_answer=False)
+        traced.to_json(tmp_path / "traced.jsonl")
+        problems.dataset_name = str(tmp_path / "traced.jsonl")
+        problems.columns = {}
+        again = prompt_dataset(problems, reward_funcs=[name])
+        assert again["verification_info"][:] == columns["verification_info"]
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "words"),
+    [
+        (
+            ["format", "code"],
+            {"tests": "[]"},
+            "code.jsonl, row 1: reward 'code' needs the column 'verification_info'; "
+            "found task, tests; map one with columns: {name: verification_info}",
+        ),
+        (
+            ["cf_code"],
+            CODE,
+            "reward 'cf_code' needs the column 'official_tests'; found task, verif",
+        ),
+        (["ioi_code"], {**IOI, "score": None}, "needs the column 'score'; it is empty"),
+        (["accuracy", "code"], CODE, "row 1: no answer in columns task, verification_info"),
+        (
+            ["cf_code"],
+            {"official_tests": [{"input": "1"}]},
+            "('Do 0.'): reward 'cf_code': program 1",
+        ),
+        (["r1nb.runs:open_run"], CODE, "row 1: no answer"),  # it declares no columns
+    ],
+)
+def test_a_missing_column_and_a_bad_test_are_found_before_the_run(
+    names, row, words, folder, tmp_path
+):
+    recipe = {**RECIPE, **code_source(tmp_path, row), "model_name_or_path": str(folder)}
+    cfg, _ = configure(grpo.stage, {**recipe, "num_problems": None, "reward_funcs": names})
+    with pytest.raises(InputError) as e:
+        grpo.check(*cfg)
+    assert words in str(e.value)
+
+
+def test_a_users_reward_declares_its_columns(tmp_path, monkeypatch):
+    def tested(completions, tests, level=(), **columns):
+        return [float(len(json.loads(t))) for t in tests]
+
+    module = types.ModuleType("tested_rewards")
+    module.tested = tested
+    monkeypatch.setitem(sys.modules, "tested_rewards", module)
+    (problems, *_), _ = configure(
+        grpo.stage, code_source(tmp_path, {"tests": [1, "b"], "level": 3})
+    )
+    tested.columns, tested.optional_columns = ["tests"], ["level", "absent"]
+    rows = prompt_dataset(problems, reward_funcs=["tested_rewards:tested"])
+    assert rows[0]["level"] == 3 and json.loads(rows[0]["tests"]) == [1, "b"]
+    assert "absent" not in rows.column_names
+    tested.columns = "tests"
+    with pytest.raises(InputError, match="columns: a list is needed, not 'tests'"):
+        prompt_dataset(problems, reward_funcs=["tested_rewards:tested"])
 
 
 # ---- precision ----------------------------------------------------------------------------------
