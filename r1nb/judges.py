@@ -7,8 +7,8 @@ __all__ = ['ADDRESSES', 'PROVIDERS', 'MODES', 'FUNCTIONS', 'CONSTANTS', 'MINIMAL
            'default_task_pool', 'same_output', 'read_json', 'callable_program', 'Case', 'read_cases', 'local_runs',
            'piston_runs', 'router_runs', 'find_provider', 'score_tests', 'score_program', 'in_parallel',
            'score_programs', 'read_codeforces', 'run_checker', 'score_codeforces', 'read_ioi', 'ioi_includes',
-           'score_ioi', 'evaluate_plain', 'check_formula', 'extra_rule', 'passes_extra_rule', 'task_worker',
-           'score_tasks']
+           'ioi_checker', 'checker_score', 'score_ioi', 'evaluate_plain', 'check_formula', 'extra_rule',
+           'passes_extra_rule', 'task_worker', 'score_tasks']
 
 # %% ../nbs/13_judges.ipynb #68e61a09
 import ast
@@ -26,6 +26,7 @@ import urllib.error
 import urllib.request
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -558,48 +559,86 @@ def ioi_includes(source: str, problem_id: str) -> str:
     return head + source
 
 
-def _has_own_judge(files) -> bool:
-    "Whether a program among an IOI problem's `files` judges it: a checker or a manager."
-    return any(Path(name).stem in ("checker", "manager") for name in files)
+def _is_judge(name: str) -> bool:
+    "Whether the grader file `name` belongs to the judge and not to the submission."
+    return Path(name).stem in ("checker", "manager", "testlib")
+
+# %% ../nbs/13_judges.ipynb #96c07d09
+def ioi_checker(files: dict[str, str]) -> Program | None:
+    "The compiled checker among an IOI problem's `files`, name → text; None if there is none."
+    source = files.get("checker.cpp")
+    if source is None:
+        return None
+    headers = {name: text for name, text in files.items() if name.endswith((".h", ".hpp"))}
+    return Program(source, "cpp", Limits(cpu_seconds=20, wall_seconds=30), headers)
 
 
-def _ioi_status(result: Result, expected: str) -> str:
-    "The status of one test: AC, WA, RE, TLE, MLE or CE."
-    if result.status == "ok":
-        return "AC" if same_output(expected, result.stdout) else "WA"
-    return {"compile": "CE", "time": "TLE", "memory": "MLE"}.get(result.status, "RE")
+def checker_score(checker: Program, stdin: str, expected: str, printed: str) -> float | None:
+    """The score (0 to 1) that `checker` gives to the output `printed`.
+
+    None if it does not compile, fails, or prints something else than such a number first."""
+    files = {"input.txt": stdin, "correct_output.txt": expected, "output.txt": printed}
+    checker.write(files)
+    result = checker.run(arguments=tuple(f"{BOX}/{name}" for name in files))
+    try:
+        score = float(result.stdout.split()[0])
+    except (ValueError, IndexError):
+        return None
+    return score if result.status == "ok" and 0 <= score <= 1 else None
 
 # %% ../nbs/13_judges.ipynb #340880fe
+_IOI_STATUS = {"compile": "CE", "time": "TLE", "memory": "MLE"}
+_WORST_FIRST = ("CE", "RE", "WA", "MLE", "TLE", "SKIPPED", "PS")
+
+
+def _judge_ioi(program: Program, checker: Program | None, case: tuple[str, str]):
+    "`(status, score)` of one test: the score is None if the checker gives no valid one."
+    stdin, expected = case
+    result = program.run(stdin)
+    if result.status != "ok":
+        return _IOI_STATUS.get(result.status, "RE"), 0.0
+    if same_output(expected, result.stdout):
+        return "AC", 1.0
+    score = checker_score(checker, stdin, expected, result.stdout) if checker else 0.0
+    return "WA" if not score else "AC" if score == 1 else "PS", score
+
+
 def score_ioi(source: str, subtask: dict) -> dict:
     """Judge `source` (C++) on a row of open-r1/ioi.
 
     Columns: `id`, `score` (points), `test_names`, `test_cases` (pairs of input and output),
     `grader_files` (pairs of name and text), `time_limit` in seconds, `memory_limit` in bytes.
 
-    Returns `score` (1.0 if all tests pass, else 0.0), `weighted_score` (points), `tests` (name →
-    status) and `status`, the worst of them: AC, WA, RE, TLE, MLE, CE, SKIPPED. For a problem with a
-    checker or a manager of its own, both scores are `None` and nothing is run."""
+    Returns `score` (the lowest of the tests, 0 to 1), `weighted_score` (points), `tests` (name →
+    status) and `status`, the worst of them: AC, PS (partly right), WA, RE, TLE, MLE, CE, SKIPPED.
+    Both scores are `None` for a problem with a manager, of which nothing is run, and where its
+    checker fails."""
     cases, files, limits = read_ioi(subtask)
-    tests = dict.fromkeys(cases, "SKIPPED")
-    if _has_own_judge(files):
-        warnings.warn(
-            "IOI problems with a checker or a manager of their own get no verdict", stacklevel=2
-        )
+    tests, scores = dict.fromkeys(cases, "SKIPPED"), [0.0]
+    if "manager.cpp" in files:
+        warnings.warn("IOI problems with a manager get no verdict", stacklevel=2)
         return {"score": None, "weighted_score": None, "status": "SKIPPED", "tests": tests}
-    sources = tuple(f for f in files if f.endswith(".cpp") and f != "stub.cpp")
-    if source:
-        source = ioi_includes(source, str(subtask["id"]))
-        with Program(source, "cpp", limits, files, sources) as program:
-            for name, (stdin, expected) in cases.items():
-                tests[name] = _ioi_status(program.run(stdin), expected)
-                if tests[name] != "AC":
+    if source and cases:
+        source, scores = ioi_includes(source, str(subtask["id"])), []
+        own = {name: text for name, text in files.items() if not _is_judge(name)}
+        sources = tuple(f for f in own if f.endswith(".cpp") and f != "stub.cpp")
+        with Program(source, "cpp", limits, own, sources) as program, ExitStack() as stack:
+            checker = ioi_checker(files)
+            if checker:
+                stack.enter_context(checker)
+            for name, case in cases.items():
+                tests[name], score = _judge_ioi(program, checker, case)
+                scores.append(score)
+                if not score:
                     break
-    score = float(bool(tests) and set(tests.values()) == {"AC"})
-    order = ("CE", "RE", "WA", "MLE", "TLE", "SKIPPED")
+    score = None if None in scores else min(scores)
+    if score is None:
+        warnings.warn("the checker of an IOI problem gave no valid score", stacklevel=2)
+    points = subtask["score"], subtask.get("score_precision", 2)
     return {
         "score": score,
-        "weighted_score": round(score * subtask["score"], subtask.get("score_precision", 2)),
-        "status": next((s for s in order if s in tests.values()), "AC"),
+        "weighted_score": None if score is None else round(score * points[0], points[1]),
+        "status": next((s for s in _WORST_FIRST if s in tests.values()), "AC"),
         "tests": tests,
     }
 

@@ -409,9 +409,9 @@ def _readable(read: Callable, rows: list[dict]) -> list[dict]:
 def ioi_code_reward(
     completions: list, prompts: list | None = None, num_parallel: int = 2, **kwargs
 ) -> list[float | None]:
-    """The score (0.0 or 1.0) of the C++ program on the row's subtask; columns as in `score_ioi`.
+    """The score (0.0 to 1.0) of the C++ program on the row's subtask; columns as in `score_ioi`.
 
-    `None` for a problem with a checker or a manager of its own."""
+    `None` for a problem with a manager, and where its checker fails."""
     texts = completion_texts(completions, prompts)
     rows = _readable(read_ioi, _rows(kwargs, len(texts)))
 

@@ -948,6 +948,10 @@ class Program:
         self.box.chmod(0o755)
         return None if result.status == "ok" else replace(result, status="compile")
 
+    def write(self, files: dict[str, str]) -> None:
+        "Write `files`, name → text, into its folder."
+        _write_files(self.box, files)
+
     def run(self, stdin: str = "", arguments: tuple[str, ...] = ()) -> Result:
         "Run it once."
         if self.failure:

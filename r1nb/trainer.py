@@ -362,8 +362,9 @@ class TrainingDefaults:
         default=True,
         metadata={
             "help": "Keep float32 copies of 16-bit weights in AdamW, so that small updates are not "
-            "lost: 16 bytes a parameter instead of 8; no effect on adapters, nor under DeepSpeed "
-            "and FSDP, which keep such copies themselves"
+            "lost: 16 bytes per parameter instead of 8; no effect on adapters, with another "
+            "optimizer, or under DeepSpeed and FSDP, which keep such copies themselves (FSDP only "
+            "with bf16: true)"
         },
     )
     cpu_shortcuts: bool | Literal["auto"] = field(

@@ -5,7 +5,9 @@ import json
 import math
 import random
 import re
+import shutil
 import time
+import warnings
 from decimal import Decimal
 
 import pytest
@@ -270,18 +272,40 @@ def test_an_ioi_row_that_cannot_be_used_is_named_before_anything_runs(wrong, wor
         rewards.ioi_code_reward(["```cpp\nint f() {}\n```"] * 2, **columns)
 
 
-@pytest.mark.parametrize("file", ["checker/checker.cpp", "graders/manager.cpp"])
 @pytest.mark.parametrize("text", ["```cpp\nint f() {}\n```", "no program"])
-def test_an_ioi_problem_with_a_judge_of_its_own_gets_no_verdict(file, text, monkeypatch):
+def test_an_ioi_problem_with_a_manager_gets_no_verdict(text, monkeypatch):
     "Whatever the completion; comparing the outputs would misjudge it."
     monkeypatch.delattr("r1nb.judges.Program")  # nothing is run
-    row = {
-        **IOI,
-        "grader_files": [["graders/grader.cpp", "int main() {}"], [file, "int main() {}"]],
-    }
-    columns = {key: [value] for key, value in row.items()}
-    with pytest.warns(UserWarning, match="checker or a manager"):
+    files = [["graders/grader.cpp", "int main() {}"], ["graders/manager.cpp", "int main() {}"]]
+    columns = {key: [value] for key, value in {**IOI, "grader_files": files}.items()}
+    with pytest.warns(UserWarning, match="with a manager"):
         assert rewards.ioi_code_reward([text], **columns) == [None]
+
+
+IOI_CHECKERS = {
+    "half": ('puts("0.5");', 0.5),
+    "no number": ('puts("fine");', None),
+    "too much": ('puts("2");', None),
+    "nan": ('puts("nan");', None),
+    "silent": ("", None),
+    "failing": ('puts("1"); return 1;', None),
+    "broken": ("return missing;", None),
+}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("name", IOI_CHECKERS)
+def test_the_checker_of_an_ioi_problem_decides_where_outputs_differ(name):
+    "One that gives no valid score leaves the program without a verdict, never with a wrong one."
+    body, score = IOI_CHECKERS[name]
+    checker = f"#include <cstdio>\nint main() {{ {body} }}"
+    row = {**IOI, "grader_files": [["twice.h", "//"], ["checker/checker.cpp", checker]]}
+    row |= {"test_names": ["a"], "test_cases": [["", "7"]]}
+    program = '#include <cstdio>\nint main() { puts("%d"); }'
+    assert score_ioi(program % 7, row)["score"] == 1.0  # as expected: the checker is not asked
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert score_ioi(program % 8, row)["score"] == score
 
 
 def test_a_program_in_an_unfinished_thought_earns_nothing():
