@@ -21,7 +21,8 @@ TRAINING = sorted(p for s in ("sft", "grpo") for p in FOLDER.glob(f"*/{s}/config
 FILTERING = sorted(FOLDER.glob("dataset_filtering/*.yaml"))
 GRPO = [p for p in TRAINING if p.parent.name == "grpo"]
 
-# Model → model type, and context (max_position_embeddings of its config.json) in tokens.
+# Model → model type, and context in tokens (max_position_embeddings), as published; there is no
+# network here to read them from the Hub.
 MODELS = {
     "Qwen/Qwen2.5-1.5B-Instruct": ("qwen2", 32768),
     "Qwen/Qwen2.5-7B-Instruct": ("qwen2", 32768),
@@ -164,7 +165,7 @@ OURS = {"save_total_limit": None}
 TRACE = "<think>\n1 + 1 = 2\n</think>\nThe answer is \\boxed{2}."
 MESSAGES = [{"role": "user", "content": "1 + 1 = ?"}, {"role": "assistant", "content": TRACE}]
 PYTHON_TESTS = [{"input": "1\n", "output": "1\n", "type": "stdin_stdout"}]
-# Columns of the datasets, as their cards show them.
+# Columns of the datasets that matter here, as published.
 ROWS = {
     "open-r1/Mixture-of-Thoughts": {"messages": MESSAGES, "num_tokens": 30, "source": "x"},
     "open-r1/codeforces-cots": {
