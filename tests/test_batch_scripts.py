@@ -98,6 +98,26 @@ def test_train_takes_the_options_of_open_r1(batch):
     assert job["overrides"] == {"model_name_or_path": "org/model", "max_steps": "3", "beta": "0.1"}
 
 
+def test_train_finds_a_recipe_by_model_and_name(batch, tmp_path):
+    "As in Open-R1, and with the model's owner; a folder of that name is the model to train."
+    recipe = "scripts/recipes/Qwen2.5-1.5B-Instruct/grpo/config_demo.yaml"
+    folder = tmp_path / "Qwen2.5-1.5B-Instruct"
+    folder.mkdir()
+    names = {
+        "Qwen2.5-1.5B-Instruct": {},
+        "Qwen/Qwen2.5-1.5B-Instruct": {},
+        str(folder): {"model_name_or_path": str(folder)},
+    }
+    for model, keys in names.items():
+        options = ("--model", model, "--task", "grpo", "--config", "demo", "--accelerator", "zero2")
+        done, found = batch("train.slurm", *options)
+        assert done.returncode == 0, done.stderr
+        job = json.loads(found["R1NB_JOB"])
+        assert (job["config"], job["overrides"]) == (recipe, keys)
+    done, _ = batch("train.slurm", "--model", "Qwen/other", "--task", "grpo", "--config", "demo")
+    assert done.returncode == 2 and "scripts/recipes/other/grpo/config_demo.yaml" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
