@@ -13,7 +13,6 @@ from r1nb import grpo, sft
 from r1nb.problems import R1_SYSTEM_PROMPT
 from r1nb.recipes import configure, read_yaml
 from r1nb.runs import append_jsonl, open_run
-from r1nb.settings import InputError
 from r1nb.stages import load_stage
 
 FOLDER = ROOT / "scripts/recipes"
@@ -229,22 +228,6 @@ ROWS = {
         "grader_files": [],
     },
 }
-# What such a recipe needs and r1nb cannot do yet.
-CODE = "GRPO reads problems into a schema that needs an answer and drops the columns with the tests"
-KNOWN = {
-    "open-r1/verifiable-coding-problems-python": CODE,
-    "open-r1/codeforces": CODE,
-    "open-r1/ioi": CODE,
-}
-
-
-def launched(path):
-    "The recipe as a parameter of the test; expected to fail where `KNOWN` says so."
-    dataset = yaml.safe_load(path.read_text("utf-8"))["dataset_name"]
-    marks = []
-    if dataset in KNOWN:
-        marks = [pytest.mark.xfail(reason=KNOWN[dataset], raises=InputError, strict=True)]
-    return pytest.param(path, id=named(path), marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +281,7 @@ def short_run(path, models, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [launched(p) for p in TRAINING])
+@pytest.mark.parametrize("path", TRAINING, ids=named)
 def test_two_steps(path, models, tmp_path, monkeypatch):
     "Every key reaches TRL: the trainer's arguments have the recipe's values, and it trains."
     stage, recipe, changed = short_run(path, models, tmp_path)
