@@ -53,7 +53,10 @@ def main(ask):
     short = sampler(ask, 3, 0)
     scored = []
     for messages, completion in zip(ask, greedy):
-        prompt = sampler._prompt(messages)["prompt_token_ids"]
+        text = sampler.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        prompt = sampler.tokenizer(text, add_special_tokens=False).input_ids
         ids = sampler.tokenizer(completion.text, add_special_tokens=False).input_ids
         ids += [sampler.tokenizer.eos_token_id] * (completion.finish_reason == "stop")
         params = SamplingParams(max_tokens=1, prompt_logprobs=0)
