@@ -489,6 +489,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'r1nb.jobs.unfinished': ('jobs.html#unfinished', 'r1nb/jobs.py')},
             'r1nb.judges': { 'r1nb.judges.Case': ('judges.html#case', 'r1nb/judges.py'),
                              'r1nb.judges.Case.passed': ('judges.html#case.passed', 'r1nb/judges.py'),
+                             'r1nb.judges._ask_checker': ('judges.html#_ask_checker', 'r1nb/judges.py'),
                              'r1nb.judges._endpoints': ('judges.html#_endpoints', 'r1nb/judges.py'),
                              'r1nb.judges._has_one_role_each': ('judges.html#_has_one_role_each', 'r1nb/judges.py'),
                              'r1nb.judges._is_as_likely': ('judges.html#_is_as_likely', 'r1nb/judges.py'),

@@ -25,12 +25,13 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPException
 from pathlib import Path
 
@@ -460,11 +461,20 @@ def read_codeforces(problem: dict) -> tuple[list[tuple[str, str]], Limits]:
     return tests, limits
 
 # %% ../nbs/13_judges.ipynb #ae1c461b
+_CHECKING = Limits(cpu_seconds=20, wall_seconds=30)
+
+
+def _ask_checker(checker: Program, files: dict[str, str]) -> Result:
+    "Run `checker` with the paths of `files`, name → text, as its arguments."
+    checker.write(files)
+    return checker.run(arguments=tuple(f"{BOX}/{name}" for name in files))
+
+
 def run_checker(checker: str, stdin: str, expected: str, printed: str) -> bool:
     "Whether the Codeforces checker `checker` (a Python program) accepts the output `printed`."
     files = {"input.txt": stdin, "correct_output.txt": expected, "solution_output.txt": printed}
-    with Program(checker, "python", Limits(cpu_seconds=20, wall_seconds=30), files) as program:
-        result = program.run(arguments=tuple(f"{BOX}/{name}" for name in files))
+    with Program(checker, "python", _CHECKING) as program:
+        result = _ask_checker(program, files)
     return result.status == "ok" and result.stdout.strip().lower() in ("1", "1.0", "true")
 
 
@@ -575,7 +585,7 @@ def ioi_checker(files: dict[str, str]) -> Program | None:
     if source is None:
         return None
     headers = {name: text for name, text in files.items() if name.endswith((".h", ".hpp"))}
-    return Program(source, "cpp", Limits(cpu_seconds=20, wall_seconds=30), headers)
+    return Program(source, "cpp", _CHECKING, headers)
 
 
 def checker_score(checker: Program, stdin: str, expected: str, printed: str) -> float | None:
@@ -583,8 +593,7 @@ def checker_score(checker: Program, stdin: str, expected: str, printed: str) -> 
 
     None if it does not compile, fails, or prints something else than such a number first."""
     files = {"input.txt": stdin, "correct_output.txt": expected, "output.txt": printed}
-    checker.write(files)
-    result = checker.run(arguments=tuple(f"{BOX}/{name}" for name in files))
+    result = _ask_checker(checker, files)
     try:
         score = float(result.stdout.split()[0])
     except (ValueError, IndexError):
@@ -596,7 +605,7 @@ _IOI_STATUS = {"compile": "CE", "time": "TLE", "memory": "MLE"}
 _WORST_FIRST = ("CE", "RE", "WA", "MLE", "TLE", "SKIPPED", "PS")
 
 
-def _judge_ioi(program: Program, checker: Program | None, case: tuple[str, str]):
+def _judge_ioi(program: Program, get_checker: Callable, case: tuple[str, str]):
     "`(status, score)` of one test: the score is None if the checker gives no valid one."
     stdin, expected = case
     result = program.run(stdin)
@@ -604,6 +613,7 @@ def _judge_ioi(program: Program, checker: Program | None, case: tuple[str, str])
         return _IOI_STATUS.get(result.status, "RE"), 0.0
     if same_output(expected, result.stdout):
         return "AC", 1.0
+    checker = get_checker()
     score = checker_score(checker, stdin, expected, result.stdout) if checker else 0.0
     return "WA" if not score else "AC" if score == 1 else "PS", score
 
@@ -628,11 +638,14 @@ def score_ioi(source: str, subtask: dict) -> dict:
         own = {name: text for name, text in files.items() if not _is_judge(name)}
         sources = tuple(f for f in own if f.endswith(".cpp") and f != "stub.cpp")
         with Program(source, "cpp", limits, own, sources) as program, ExitStack() as stack:
-            checker = ioi_checker(files)
-            if checker:
-                stack.enter_context(checker)
+
+            @cache  # compiled only if an output differs, and once
+            def get_checker():
+                checker = ioi_checker(files)
+                return stack.enter_context(checker) if checker else None
+
             for name, case in cases.items():
-                tests[name], score = _judge_ioi(program, checker, case)
+                tests[name], score = _judge_ioi(program, get_checker, case)
                 scores.append(score)
                 if not score:
                     break
