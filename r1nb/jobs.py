@@ -378,7 +378,11 @@ def execute_job(job: Job) -> int:
     notebook = Path(job.notebook) if job.notebook else job_notebook(job.stage)
     if world_size() > 1:
         join_ranks(in_step=find_stage(job.stage).ranks != "sample")
-    path, status, parameters = shared(lambda: prepare(job))
+    try:
+        path, status, parameters = shared(lambda: prepare(job))
+    except InputError:
+        leave_ranks()  # every rank raises it; one that exits inside the group may be aborted
+        raise
     run = Run(path)
     if status == "completed":
         if not rank():
