@@ -7,8 +7,8 @@ __all__ = ['JOB', 'RANKS', 'SLURM', 'COMMANDS', 'EVALUATION', 'WORDS', 'PARAMETE
            'spellings', 'add_options', 'count', 'switch', 'Command', 'command', 'slurm_options', 'parallel', 'compare',
            'list_keys', 'stage_job', 'start_stage', 'stage_command', 'start_pipeline', 'parameter_value',
            'start_notebook', 'seconds_left', 'run_row', 'run_rows', 'show_runs', 'show_run', 'show_log', 'cancel_run',
-           'run_lighteval', 'run_distilabel', 'Check', 'check_row', 'show_checks', 'all_commands', 'make_parser',
-           'main']
+           'grade_file', 'run_lighteval', 'run_distilabel', 'Check', 'check_row', 'show_checks', 'all_commands',
+           'make_parser', 'main']
 
 # %% ../nbs/73_cli.ipynb #44307934
 import argparse
@@ -590,6 +590,41 @@ def cancel_run(args, rest: list[str]) -> int:
         raise InputError(f"{run.path} runs on {m.get('host', 'another machine')}; cancel it there")
     else:
         print(f"{run.path}: process {interrupt(run)} was told to stop")
+    return 0
+
+# %% ../nbs/73_cli.ipynb #f905b43a
+@command(
+    "grade",
+    "verdicts and accuracy for a file of completions",
+    {
+        "file": {"metavar": "FILE", "help": "jsonl or parquet, with usual names of columns"},
+        "--out": {"metavar": "FILE", "help": "write the verdicts there, a JSON line per row"},
+        "--problem": {"metavar": "COLUMN", "help": "the column of problems"},
+        "--reference": {"metavar": "COLUMN", "help": "the column of reference answers"},
+        "--completions": {"metavar": "COLUMN", "help": "the column of completions"},
+        "--verdicts": {"metavar": "COLUMN", "help": "verdicts in the file, to compare with"},
+        "--show": {
+            "type": int,
+            "default": 10,
+            "metavar": "N",
+            "help": "list this many unreadable references and disagreements (default: 10)",
+        },
+    },
+)
+def grade_file(args, rest: list[str]) -> int:
+    "`r1nb grade`."
+    from r1nb.grade import COLUMNS, grade, write_verdicts
+
+    columns = {need: getattr(args, need) for need in COLUMNS if getattr(args, need)}
+    graded = grade(args.file, columns)
+    print(graded)
+    for title, part in (("unreadable", graded.unreadable), ("disagreements", graded.disagreements)):
+        for _, r in part.head(max(args.show, 0)).iterrows():
+            tail = "" if title == "unreadable" else f", r1nb {r['verdict']}, file {r['given']}"
+            end = repr((r["completion"] or "")[-60:])
+            print(f"{title}: row {r['row']}, sample {r['sample']}: {r['reference']!r}, {end}{tail}")
+    if args.out:
+        print(f"verdicts: {write_verdicts(graded, args.out)}")
     return 0
 
 # %% ../nbs/73_cli.ipynb #ff58034d

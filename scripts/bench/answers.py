@@ -2,18 +2,25 @@
 
     R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --rounds 3
     R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --hostile 1000
+    R1NB_BENCHMARKS=<folder> python scripts/bench/answers.py --references 20000 [--other FOLDER]
 
 Completions are made from the benchmark's solutions: unchanged (right), with the next problem's
 answer in the box (mostly wrong), with the answer written another way, and without an answer. Rounds
 alternate, so that noise of the machine affects all graders equally. Every disagreement is listed.
-`--hostile` grades strings made to hang, crash or fill the memory of a grader.
+`--hostile` grades strings made to hang, crash or fill the memory of a grader. `--references` asks
+how often graders are wrong: references that they cannot read, that differ from themselves, and
+different ones that they accept.
 """
 
 import argparse
+import json
 import os
 import random
+import re
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -99,6 +106,93 @@ def hostile(count: int, rng: random.Random) -> list:
     return [makers[i % len(makers)](i // len(makers) + 1) for i in range(count)]
 
 
+def mutants(text: str) -> list[str]:
+    "The same answer with another digit, sign, exponent, bracket, order or length."
+    found = []
+    for m in re.finditer(r"\d+", text):
+        found.append(text[: m.start()] + str(int(m[0]) + 1) + text[m.end() :])
+    for m in re.finditer(r"(?<![\\a-z])[+-]", text):
+        found.append(text[: m.start()] + "+-"[m[0] == "+"] + text[m.end() :])
+    if "," in text and r"\begin" not in text:
+        for one, other in ("([", "[(", ")]", "])"):
+            i = text.find(one)
+            if i >= 0:
+                found.append(text[:i] + other + text[i + 1 :])
+    if m := re.fullmatch(r"\$?([(\[]?)([^()\[\]{}=]+,[^()\[\]{}=]+)([)\]]?)\$?", text):
+        items = [item.strip() for item in m[2].split(",")]
+        found.append(f"${m[1]}{', '.join(items[:-1])}{m[3]}$")
+        if m[1] and items[0] != items[-1]:
+            found.append(f"${m[1]}{', '.join(items[::-1])}{m[3]}$")
+    return found
+
+
+def judge_with_math_verify(pairs: list[list[str]]) -> dict:
+    "What math-verify says about `[gold, answer]` pairs; each text is parsed once."
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    start, parsed = time.perf_counter(), {}
+    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    for text in dict.fromkeys(text for pair in pairs for text in pair):
+        found = parse(f"\\boxed{{{text}}}", config)
+        parsed[text] = [p for p in found if not isinstance(p, str)]
+    verdicts = [bool(parsed[g] and parsed[a] and verify(parsed[g], parsed[a])) for g, a in pairs]
+    seconds = time.perf_counter() - start
+    return {"read": [bool(parsed[g]) for g, _ in pairs], "same": verdicts, "seconds": seconds}
+
+
+def judge(pairs: list[list[str]], folder: str | None) -> dict:
+    "`judge_with_math_verify` in a process of its own, with the packages in `folder`."
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [folder, *sys.path]))}
+    command = [sys.executable, __file__, "--judge"]
+    done = subprocess.run(
+        command, input=json.dumps(pairs), env=environment, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def judge_with_r1nb(pairs: list[list[str]]) -> dict:
+    "The same by the package, with one worker."
+    with AnswerPool(1) as pool:
+        verify_answers(["\\boxed{x+1}"], ["y"], pool=pool)  # the worker starts here
+        start = time.perf_counter()
+        same = verify_answers(
+            [f"\\boxed{{{a}}}" for _, a in pairs], [g for g, _ in pairs], pool=pool
+        )
+        seconds = time.perf_counter() - start
+    return {"read": [s is not None for s in same], "same": same, "seconds": seconds}
+
+
+def run_references(folder: Path, others: list[str], count: int, seed: int) -> None:
+    "How often graders are wrong about references: alone, in pairs, and changed in one place."
+    names = ("college_math_half.jsonl", "math500.jsonl")
+    golds = [str(r["answer"]) for name in names for r in read_rows(folder / name)]
+    rng = random.Random(seed)
+    pairs = {
+        "with itself": [[g, g] for g in golds],
+        "random pairs": [rng.sample(golds, 2) for _ in range(count)],
+        "one place changed": [[g, m] for g in golds if len(g) < 150 for m in mutants(g)],
+    }
+    graders = {"r1nb": judge_with_r1nb, "math-verify, installed": lambda p: judge(p, None)}
+    for other in others:
+        graders[f"math-verify, {other}"] = lambda p, other=other: judge(p, other)
+    pairs["one place changed"] = rng.sample(pairs["one place changed"], count // 10)
+    for name, grader in graders.items():
+        asked = [pair for kind in pairs for pair in pairs[kind]]
+        found = grader(asked)
+        rate, at = len(asked) / found["seconds"], 0
+        print(f"{name}: {rate:.0f} verdicts/s")
+        for kind, part in pairs.items():
+            there = range(at, at + len(part))
+            at += len(part)
+            unread = len({asked[i][0] for i in there if not found["read"][i]})
+            accepted = [asked[i] for i in there if found["same"][i]]
+            print(f"  {kind}: {len(accepted)} of {len(part)} are equal", end="")
+            print(f"; references not read: {unread}" if kind == "with itself" else "")
+            different = [p for p in accepted if p[0] != p[1]] if name == "r1nb" else []
+            for gold, answer in different:
+                print(f"      {gold!r} | {answer!r}")
+
+
 def memory_mib() -> tuple[float, float]:
     "Return the peak resident memory of this process and of the largest finished worker."
     return tuple(
@@ -138,12 +232,27 @@ def main() -> None:
         "--hostile", type=int, default=0, metavar="N", help="grade N hostile inputs instead"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--references", type=int, default=0, metavar="N",
+        help="compare references with themselves, with changed ones, and N random pairs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--other", action="append", default=[], metavar="FOLDER",
+        help="with --references: also the math-verify in FOLDER (pip install --target FOLDER …)",
+    )  # fmt: skip
+    parser.add_argument("--judge", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.judge:
+        result = judge_with_math_verify(json.load(sys.stdin))
+        print(json.dumps(result))
+        return None
     if args.hostile:
         return run_hostile(args.hostile, args.seed)
     folder = os.environ.get("R1NB_BENCHMARKS") or parser.error(
         "set R1NB_BENCHMARKS to a folder with math500.jsonl"
     )
+    if args.references:
+        return run_references(Path(folder), args.other, args.references, args.seed)
     rows = read_rows(Path(folder) / "math500.jsonl")[: args.limit]
     texts, golds = completions(rows, random.Random(args.seed))
     seconds = {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []}
