@@ -8,9 +8,11 @@ import sys
 
 import nbformat
 import pytest
+import torch
 import yaml
 from conftest import ROOT, losses, r1nb
 from nbformat.v4 import new_code_cell
+from safetensors.torch import load_file
 
 from r1nb.generate import worked_solution
 from r1nb.runs import Run, append_jsonl
@@ -126,14 +128,35 @@ def test_two_ranks_that_share_each_row_learn_as_one(recipe):
     assert len(one) == 3 and two == pytest.approx(one, abs=1e-5)
 
 
+# Asks the run to stop in its third step, the first time.
+STOP = """
+import os
+from pathlib import Path
+
+def stopped(self, *rest, step=Trainer.training_step, run=Path(os.environ["R1NB_RUN_DIR"])):
+    if self.state.global_step == 2 and not (run / "checkpoints" / "checkpoint-3").exists():
+        (run / "stop").touch()
+    return step(self, *rest)
+
+Trainer.training_step = stopped
+"""
+
+
 @pytest.mark.slow
-def test_fsdp_shards_and_learns_as_one(recipe):
-    _, _, one = recipe("one", [], "--per_device_train_batch_size", 4)
+def test_fsdp_shards_learns_as_one_and_resumes(recipe, tmp_path):
+    _, _, one = recipe("one", [], "--per_device_train_batch_size", 4, "--max_steps", 5)
     options = ("--per_device_train_batch_size", 2, "--accelerator", "fsdp", "--num_processes", 2)
-    result, divided, two = recipe("two", [SHOW, LIKE_GPUS], *options)
-    assert result.code == 0, result.err[-3000:]
+    options += ("--save_strategy", "steps", "--save_steps", 1)
+    cells = [SHOW, STOP, LIKE_GPUS]
+    result, divided, _ = recipe("two", cells, *options, "--max_steps", 5)
     assert divided == ["FSDP DTensor (2, 160)"] * 2
-    assert len(one) == 3 and two == pytest.approx(one, abs=1e-4)
+    assert result.code == 143 and "saved at step 3" in result.err
+    result, _, two = recipe("two", cells, *options, "--max_steps", 5)
+    assert result.code == 0 and "resuming from checkpoint-3" in result.out, result.err[-3000:]
+    _, _, whole = recipe("whole", [SHOW, LIKE_GPUS], *options, "--max_steps", 5)
+    assert len(two) == 5 and two == whole and two == pytest.approx(one, abs=1e-4)
+    weights = [load_file(tmp_path / f"{name}/model/model.safetensors") for name in ("two", "whole")]
+    assert all(torch.equal(w, weights[1][key]) for key, w in weights[0].items())
 
 
 @pytest.mark.slow
