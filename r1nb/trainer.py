@@ -445,12 +445,12 @@ def check_training(choice: ModelChoice, args) -> None:
     "Raise `InputError` for a configuration of model and trainer that cannot work."
     check_adapter(choice)
     check_schedule(args)
-    check_shared_rows(choice, args)
+    check_shared_rows(args)
     if args.cpu_shortcuts is True and is_sharded_run(args):
         raise InputError("cpu_shortcuts: true does not work under DeepSpeed and FSDP; use auto")
 
 # %% ../nbs/40_trainer.ipynb #94af063a
-def check_shared_rows(choice: ModelChoice, args) -> None:
+def check_shared_rows(args) -> None:
     "Raise `InputError` if `sequence_parallel_size` does not go with other keys."
     size = getattr(args, "sequence_parallel_size", 1)
     if size == 1:

@@ -37,7 +37,7 @@ SECTIONS = {  # name -> (title, seconds at most)
     "optimizer": ("AdamW's step", 40),
     "head": ("The head on one long row: the loss without and with all logits", 40),
     "update": ("GRPO's update: padded rows, checkpointing", 40),
-    "rollouts": ("GRPO with TRL: one step, by the way completions are made", 120),
+    "rollouts": ("GRPO with TRL: one step, by the way completions are made", 150),
     "jobs": ("The job notebooks, end to end", 90),
     "resume": ("SIGTERM, and resuming", 90),
     "plan": ("r1nb plan against the measured peak", 60),
@@ -224,7 +224,7 @@ def attention_kernels(bench: Bench, action) -> str:
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.gpu else [])]
     with profile(activities=kinds) as recorded:
         action()
-    words = ("flash", "fmha", "attention", "attn", "flex", "mem_eff")
+    words = ("flash", "fmha", "attention", "attn", "flex", "mem_eff", "sdpa", "triton_tem")
     time_of = "self_device_time_total" if bench.gpu else "self_cpu_time_total"
     events = sorted(recorded.key_averages(), key=lambda e: -getattr(e, time_of))
     names = [e.key for e in events if any(w in e.key.lower() for w in words)]
@@ -568,7 +568,7 @@ def resume(bench: Bench) -> None:
             **{"exit code": f"{stopped}, then {again.returncode}"},
             **{"seconds again": rounded(seconds)},
             **{"largest difference of a loss": f"{worst:.1e}"},
-            result="equal" if worst < 1e-3 else "DIFFERENT",
+            result="equal" if worst < 1e-2 else "DIFFERENT",  # a GPU sums in changing order
         )
 
 
@@ -626,7 +626,7 @@ def heading(toy: bool) -> str:
         gpu = torch.cuda.get_device_properties(0)
         lines.append(f"- {gpu.name}, {gpu.total_memory / GIB:.0f} GiB, CUDA {torch.version.cuda}")
     lines.append("- " + ", ".join(f"{k} {v}" for k, v in versions.items()))
-    return "\n".join([*lines, f"- r1nb {git_revision().get('commit', '')}".rstrip()])
+    return "\n".join([*lines, f"- r1nb {git_revision().get('revision', '')}".rstrip()])
 
 
 def run_section(name: str, toy: bool, seconds: float, folder: Path) -> list[dict]:
@@ -664,7 +664,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("gpu.md"), help="the table")
-    parser.add_argument("--minutes", type=float, default=8, help="the whole check at most")
+    parser.add_argument("--minutes", type=float, help="the whole check at most; default 8")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
     parser.add_argument("--toy", action="store_true", help="tiny sizes, for any machine")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
@@ -676,12 +676,13 @@ def main() -> None:
     names = args.only.split(",")
     if unknown := [name for name in names if name not in SECTIONS]:
         parser.error(f"--only: {', '.join(unknown)}; valid: {', '.join(SECTIONS)}")
-    text, end = heading(args.toy), time.monotonic() + 60 * args.minutes
+    minutes = args.minutes or (60 if args.toy else 8)  # CPUs that are tested on are often busy
+    text, end = heading(args.toy), time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             title, most = SECTIONS[name]
             begin = time.monotonic()
-            seconds = min(most, end - begin)
+            seconds = min(most * (6 if args.toy else 1), end - begin)
             rows = [{"case": "all", "result": "not run: no time left (--minutes)"}]
             if seconds > 5:
                 rows = run_section(name, args.toy, seconds, Path(folder))
