@@ -14,8 +14,13 @@ from conftest import ROOT, losses, r1nb
 from nbformat.v4 import new_code_cell
 from safetensors.torch import load_file
 
+from r1nb import sft
 from r1nb.generate import worked_solution
+from r1nb.models import load_tokenizer
+from r1nb.recipes import configure
 from r1nb.runs import Run, append_jsonl
+from r1nb.settings import InputError
+from r1nb.trainer import load_for_training
 
 deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (extra deepspeed)"
@@ -56,6 +61,13 @@ def test_a_section_that_fails_leaves_the_others(tmp_path):
     _, optimizer, head = (tmp_path / "gpu.md").read_text().split("\n## ")
     assert "not run: exit code 1" in optimizer and "r1nb.trainer" in optimizer
     assert "TRL's fused head" in head and "not run" not in head
+
+
+def test_an_unknown_section_is_an_error(tmp_path):
+    command = [sys.executable, ROOT / "scripts/bench/gpu.py", "--only", "packed,optimiser"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "optimiser; valid: packed, loss, optimizer" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- rows that are shared by ranks --------------------------------------------------------------
@@ -169,9 +181,16 @@ def test_context_parallelism_gets_as_far_as_the_ring(recipe):
 
 
 @pytest.mark.parametrize("keys, message", [
-    (["--packing", "true"], "does not work with packing"),
-    (["--pad_to_multiple_of", "6"], "pad_to_multiple_of: 6 is not a multiple of 4"),
+    ({"packing": True}, "does not work with packing"),
+    ({"pad_to_multiple_of": 6}, "pad_to_multiple_of: 6 is not a multiple of 4"),
+    ({}, "needs --accelerator fsdp, zero2 or zero3"),
 ])  # fmt: skip
-def test_shared_rows_that_cannot_work_are_an_error(recipe, keys, message):
-    result, *_ = recipe("bad", [], "--sequence_parallel_size", 2, *keys)
-    assert result.code == 2 and message in result.err
+def test_shared_rows_that_cannot_work_are_an_error(tiny_model, tmp_path, keys, message):
+    "Before anything is written, or as soon as the accelerator is known."
+    append_jsonl(tmp_path / "traces.jsonl", [{"problem": "1 + 1 =", "completion": "2"}])
+    recipe = {"dataset_name": str(tmp_path / "traces.jsonl"), "model_name_or_path": str(tiny_model)}
+    (traces, model, args), _ = configure(sft.stage, {**recipe, "sequence_parallel_size": 2, **keys})
+    with pytest.raises(InputError, match=message):
+        sft.check(traces, model, args)
+        load_for_training(model, args, load_tokenizer(model))
+    assert keys or args.pad_to_multiple_of == 4
