@@ -123,7 +123,10 @@ def test_a_recipe_is_read(path, parsed):
 def test_the_global_batch_is_the_stated_one(path, parsed):
     args = parsed(path)[-1]
     processes, batch, unit = head(path)
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    at_a_time = processes // getattr(
+        args, "sequence_parallel_size", 1
+    )  # ranks with rows of their own
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * at_a_time
     assert rows == batch
     assert unit == ("sequences" if path.parent.name == "sft" else "completions")
 
@@ -174,6 +177,7 @@ CHANGED = {  # the batch is one group, see short_run
     "model_revision": "main",
     "attn_implementation": None,  # flash-attn
     "optim": "adamw_torch",  # bitsandbytes
+    "sequence_parallel_size": 1,  # one process
     "use_vllm": False,
     "dataset_num_proc": None,
     "max_length": 256,
