@@ -112,7 +112,7 @@ SLURM = {
         "train; for generate and evaluate: a server over all nodes",
     },
     "--server_wait": count("how long it may take to answer (default: 1800)", "SECONDS"),
-    "--tp": count("GPUs that share the server's model (default: 1)"),
+    "--tp": count("GPUs that share the server's model (default: all of its node)"),
     "--pp": count("nodes that share the server's model (default: 1)"),
     "--dp": count("copies of the server's model (default: 1)"),
 }

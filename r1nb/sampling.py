@@ -321,6 +321,13 @@ class VLLMConfig(DecodingConfig):
         default=0.9, metadata={"help": "Share of the GPU's memory that a vLLM engine takes"}
     )
     tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share a vLLM engine"})
+    seed_each_sample: bool = field(
+        default=False,
+        metadata={
+            "help": "Each sample of a vLLM engine on a GPU has a seed of its own, which does not "
+            "depend on the others; slower"
+        },
+    )
 
 # %% ../nbs/22_sampling.ipynb #b337d359
 def _prepare_vllm() -> None:
@@ -338,7 +345,7 @@ def _prepare_vllm() -> None:
     importlib.import_module("vllm")
 
 # %% ../nbs/22_sampling.ipynb #62743a70
-def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig):
+def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig, seed: int):
     "A `vllm.LLM` of `choice` on the GPUs of this process, or on the CPU."
     import torch
     from vllm import LLM
@@ -356,7 +363,7 @@ def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig):
         return LLM(
             resolve_model(choice.model_name_or_path),
             dtype=choice.numbers,
-            seed=cfg.seed,
+            seed=seed,
             max_model_len=cfg.max_model_length,
             trust_remote_code=choice.trust_remote_code,
             revision=choice.model_revision if choice.model_revision != "main" else None,
@@ -390,9 +397,10 @@ class VLLMSampler:
 
         _prepare_vllm()
         self.cfg = cfg
-        self.gpu = torch.cuda.is_available()
+        self.choice = choice
+        self.seeds = torch.cuda.is_available() and cfg.seed_each_sample
         self.tokenizer = load_tokenizer(choice)
-        self.llm = _vllm_engine(choice, cfg)
+        self.llm = None  # its seed follows from the first request
         self._numbers = itertools.count()
 
     def __call__(self, prompts: list[list[dict]], n: int, seed: int) -> list[list[Completion]]:
@@ -402,16 +410,18 @@ class VLLMSampler:
         sampled = dict(self.stream(requests))
         return [[sampled[i, k] for k in range(n)] for i in range(len(prompts))]
 
-    def _add(self, messages: list[dict], seed: int) -> str:
-        "Send a request to the engine. Returns its id."
+    def _prompt(self, messages: list[dict]) -> dict:
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        prompt = {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False).input_ids}
-        seed = seed if self.gpu and self.cfg.temperature else None
+        return {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False).input_ids}
+
+    def _add(self, messages: list[dict], seed: int) -> str:
+        "Send a request to the engine. Returns its id."
+        seed = seed if self.seeds and self.cfg.temperature else None
         params = _vllm_params(self.cfg, self.tokenizer.eos_token_id, seed)
         request_id = f"r1nb-{next(self._numbers)}"
-        self.llm.llm_engine.add_request(request_id, prompt, params)
+        self.llm.llm_engine.add_request(request_id, self._prompt(messages), params)
         return request_id
 
     def stream(self, requests: list[tuple]) -> Iterator[tuple]:
@@ -419,8 +429,10 @@ class VLLMSampler:
         waiting, keys = iter(requests), {}
         while True:
             for key, messages, seed in itertools.islice(waiting, self.IN_FLIGHT - len(keys)):
+                if self.llm is None:
+                    self.llm = _vllm_engine(self.choice, self.cfg, seed)
                 keys[self._add(messages, seed)] = key
-            if not self.llm.llm_engine.has_unfinished_requests():
+            if not keys:
                 return
             for result in self.llm.llm_engine.step():
                 if result.finished:
@@ -431,7 +443,8 @@ class VLLMSampler:
 
     def close(self):
         "End the engine and free its memory."
-        end_engine(self.llm)
+        if self.llm is not None:
+            end_engine(self.llm)
 
 # %% ../nbs/22_sampling.ipynb #355165e2
 def read_completion(reply: dict) -> Completion:
