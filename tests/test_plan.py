@@ -1,0 +1,200 @@
+"The plan of a recipe: formulas, what is refused, the command, the memory of real trainings."
+
+import importlib.util
+import json
+
+import pytest
+from conftest import ROOT
+
+from r1nb.cli import main
+from r1nb.models import tiny_model
+from r1nb.plan import (
+    GIB,
+    Assumptions,
+    Machine,
+    cache_bytes,
+    mend,
+    plan_recipe,
+    plan_stage,
+    sharding_in,
+    states,
+    verdict,
+)
+from r1nb.settings import InputError
+
+GRPO = {
+    "dataset_name": "reasoning_gym/chain_sum",
+    "num_problems": 16,
+    "max_prompt_length": 64,
+    "max_completion_length": 64,
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory):
+    "A folder with the configuration of a model of 7.6 billion parameters, and no weights."
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("seven")
+    Qwen2Config(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=False,
+        architectures=["Qwen2ForCausalLM"],
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+def test_states_are_those_of_the_zero_paper():
+    "Figure 1 of arXiv 1910.02054: 7.5 billion parameters on 64 GPUs."
+    for name, expected in {"ddp": 120, "zero1": 31.4, "zero2": 16.6, "zero3": 1.9}.items():
+        total = sum(states(7.5e9, ranks=64, accelerator=name).values()) / 1e9
+        assert total == pytest.approx(expected, abs=0.05), name
+
+
+def test_phases_of_a_large_model(seven):
+    "Weights, gradients and optimizer by hand; nothing is loaded."
+    recipe = {"model_name_or_path": seven, "dataset_name": "owner/traces", "max_length": 4096}
+    plan = plan_stage("sft", recipe, {}, Machine(8, accelerator="zero3"), Assumptions())
+    n = plan.count.trained
+    assert n == 7_615_616_512
+    update = plan.phases["update"]
+    for kind, each in {"weights": 2, "gradients": 2, "optimizer": 12}.items():
+        assert update[kind] == pytest.approx(n * each / 8), kind
+    alone = plan_stage("sft", recipe, {}, Machine(8), Assumptions())
+    assert alone.phases["save"]["optimizer"] == 12 * n and not alone.fits
+    assert alone.phases["step"]["buffers"] == 2 * n  # DDP's buckets
+    assert plan.estimate.steps is None
+
+
+def test_an_adapter_and_a_reference_model(seven):
+    recipe = GRPO | {"model_name_or_path": seven}
+    adapter = plan_stage("grpo", recipe, {"use_peft": "true", "beta": "0.1"}, Machine())
+    whole = plan_stage("grpo", recipe, {"beta": "0.1"}, Machine())
+    n = whole.count.trained
+    assert adapter.count.frozen == n and adapter.count.trained < n / 100
+    assert adapter.phases["load"]["weights"] == 2 * n + 4 * adapter.count.trained
+    assert whole.phases["load"]["weights"] == 4 * n
+
+
+def test_generation_takes_the_cache_of_all_its_sequences(seven):
+    from transformers import AutoConfig
+
+    keys = {"gradient_accumulation_steps": "8"}
+    plan = plan_stage("grpo", GRPO | {"model_name_or_path": seven}, keys, Machine())
+    token = cache_bytes(AutoConfig.from_pretrained(seven))
+    assert token == 2 * 28 * 4 * 128 * 2
+    assert plan.phases["generate"]["cache"] == pytest.approx(32 * 128 * token, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "stage,keys,machine,message",
+    [
+        ("grpo", {"num_generations": 3}, {}, "divisible by num_generations"),
+        ("grpo", {"max_completion_length": 4000}, {}, "context has 2048"),
+        ("grpo", {"use_peft": True}, {"gpus": 2, "accelerator": "zero3"}, "under ZeRO-3"),
+        ("grpo", {"num_generation": 4}, {}, "unknown key 'num_generation'"),
+        ("grpo", {}, {"accelerator": "zero9"}, "--accelerator: 'zero9'"),
+        ("grpo", {}, {"mfu": 1.5}, "--mfu: 1.5"),
+        ("curate", {}, {}, "stage 'curate' has no plan"),
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused(tiny, stage, keys, machine, message):
+    recipe = GRPO | {"model_name_or_path": tiny} if stage == "grpo" else {}
+    with pytest.raises(InputError, match="(?s)" + message.replace("(", r"\(")):
+        plan_stage(stage, recipe | keys, {}, Machine(**machine))
+
+
+def test_a_batch_of_several_ranks_is_that_of_all(tiny):
+    keys = {"model_name_or_path": tiny, "per_device_train_batch_size": 1}
+    assert plan_stage("grpo", GRPO | keys, {}, Machine(4)).estimate.sequences == 4
+    with pytest.raises(InputError, match="num_generations"):
+        plan_stage("grpo", GRPO | keys, {}, Machine(2))
+
+
+def test_the_smallest_change_is_found(seven, tiny):
+    recipe = {
+        "model_name_or_path": seven,
+        "dataset_name": "owner/traces",
+        "max_length": 16_384,
+        "per_device_train_batch_size": 4,
+        "gradient_checkpointing": False,
+    }
+    plan = plan_stage("sft", recipe, {}, Machine(8, accelerator="zero3"))
+    assert not plan.fits and "activations; does not fit 80 GiB" in verdict(plan)
+    found = mend(plan)
+    assert found[0].startswith("gradient_checkpointing: ")
+    tight = Machine(memory=1)  # less than the reserve
+    assert mend(plan_stage("grpo", GRPO | {"model_name_or_path": tiny}, {}, tight)) == []
+
+
+def test_a_pipeline_is_planned_before_its_models_exist(tmp_path, monkeypatch):
+    monkeypatch.setenv("R1NB_RUNS", str(tmp_path))
+    plans = plan_recipe(str(ROOT / "scripts" / "recipes" / "quickstart.yaml"))
+    assert [p.name for p in plans] == ["sft", "grpo", "evaluate"]
+    assert [p.fits for p in plans] == [True] * 3
+    assert plans[1].count.frozen == plans[0].count.trained
+
+
+def test_an_evaluation_is_of_its_largest_model(seven, tiny):
+    recipe = {"dataset_name": "reasoning_gym/chain_sum", "models": {"a": tiny, "b": seven}}
+    keys = {"backend": "vllm", "max_new_tokens": "1024"}
+    plan = plan_stage("evaluate", recipe, keys, Machine(), Assumptions(prompt=100))
+    assert plan.count.trained > 7e9 and plan.fits
+    with pytest.raises(InputError, match="no room for 14.2 GiB of weights"):
+        plan_stage("evaluate", recipe, keys, Machine(memory=16), Assumptions(prompt=100))
+
+
+def test_a_share_for_vllm_must_hold_the_weights(seven):
+    keys = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.1}
+    recipe = GRPO | {"model_name_or_path": seven} | keys
+    with pytest.raises(InputError, match="vLLM's share of 0.1 of 80 GiB has no room"):
+        plan_stage("grpo", recipe, {}, Machine(8, accelerator="zero3"))
+
+
+def test_accelerate_files_name_their_sharding():
+    for name in ("ddp", "zero2", "zero3", "fsdp"):
+        assert sharding_in(str(ROOT / "scripts" / "accelerate" / f"{name}.yaml")) == name
+
+
+def test_the_command_says_whether_it_fits(tiny, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(GRPO | {"model_name_or_path": tiny}))
+
+    def run(*options):
+        code = main(["plan", str(recipe), "--stage", "grpo", *options])
+        return code, *capsys.readouterr()
+
+    code, out, _ = run("--gpus", "2", "--max_steps", "7")
+    assert code == 0 and "fits 80 GiB" in out and "7 steps" in out
+    code, out, _ = run("--gpu-memory", "1")
+    assert code == 1 and "does not fit 1 GiB" in out and "what would fit:" in out
+    code, _, err = run("--max_completion_length", "9000")
+    assert code == 2 and "context has 2048" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["sft-bfloat16", "grpo-float32"])
+def test_predicted_memory_is_close_to_measured(case):
+    "Within 15 %."
+    file = ROOT / "scripts" / "bench" / "plan.py"
+    spec = importlib.util.spec_from_file_location("bench_plan", file)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    found = bench.measure(case)
+    assert found["predicted"] / found["measured"] == pytest.approx(1, abs=0.15)
+    assert found["predicted"] > 0.1 * GIB
