@@ -151,7 +151,7 @@ def _start(job, args) -> int:
     if args.variables:
         print(variables(job, options), end="")
         return 0
-    return submit(job, options, args.dry_run)
+    return submit(job, options, args.dry_run, checker="r1nb.plan")
 
 # %% ../nbs/73_cli.ipynb #80f2d5ac
 EVALUATION = {
@@ -619,7 +619,7 @@ PLAN = {
     "--stage": {"help": "of a pipeline, only this stage; else the stage of the recipe"},
     "--gpus": count("GPUs of each node (default: 1); 0: a CPU"),
     "--nodes": count("machines (default: 1)"),
-    "--gpu-memory": number("memory of a GPU (default: 80)", "GIB"),
+    "--gpu-memory": number("memory of a GPU (default: gpu_memory of settings.ini)", "GIB"),
     "--accelerator": {**RANKS["--accelerator"], "help": "ddp, zero2, zero3, fsdp, or a file"},
     "--mfu": number("share of the peak that a training reaches (default: 0.4)", "SHARE"),
     "--tflops": number("bfloat16 peak of a GPU (default: 989, an H100)", "TFLOPS"),
@@ -627,6 +627,7 @@ PLAN = {
     "--prompt-length": count("tokens of the longest prompt", "TOKENS"),
     "--tokens": count("tokens of a usual sequence, for the time (default: the longest)"),
     "--examples": count("rows of the data, if they are not on this machine"),
+    "--model-config": {"metavar": "FILE", "help": "a config.json, if the Hub is not reached"},
     "--measured": {"metavar": "RUN", "help": "take the rate of this run, instead of --mfu"},
     "--debug": JOB["--debug"],
 }
@@ -639,7 +640,7 @@ def planned_machine(args):
     values = {
         "gpus": args.gpus,
         "nodes": args.nodes,
-        "memory": args.gpu_memory,
+        "memory": args.gpu_memory or settings().gpu_memory,
         "accelerator": args.accelerator or settings().accelerator,
         "tflops": args.tflops,
         "bandwidth": args.bandwidth,
@@ -658,18 +659,15 @@ def planned_machine(args):
 )
 def show_plan(args, rest: list[str]) -> int:
     "`r1nb plan`."
-    from r1nb.plan import Assumptions, at_rate, measured_rate, mend, plan_lines, plan_recipe
+    from r1nb.plan import Assumptions, at_rate, measured_rate, mended, plan_lines, plan_recipe
 
-    given = Assumptions(args.prompt_length, args.tokens, args.examples)
+    given = Assumptions(args.prompt_length, args.tokens, args.model_config, args.examples)
     rate = measured_rate(args.measured) if args.measured else None
     overrides = parse_overrides(rest)
     plans = plan_recipe(args.recipe, overrides, planned_machine(args), given, args.stage)
     for plan in plans:
         print("\n".join(plan_lines(at_rate(plan, rate) if rate else plan)))
-        if not plan.fits:
-            found = mend(plan) or ["nothing that this command knows; more or larger GPUs"]
-            print("what would fit:", *found, sep="\n  ")
-        print()
+        print(*mended(plan), "", sep="\n")
     return int(not all(plan.fits for plan in plans))
 
 # %% ../nbs/73_cli.ipynb #4a9b4f53

@@ -2,9 +2,10 @@
 
 import importlib.util
 import json
+import re
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, r1nb
 
 from r1nb.cli import main
 from r1nb.models import tiny_model
@@ -12,11 +13,11 @@ from r1nb.plan import (
     GIB,
     Assumptions,
     Machine,
+    NoPlan,
     cache_bytes,
     mend,
     plan_recipe,
     plan_stage,
-    sharding_in,
     states,
     verdict,
 )
@@ -135,7 +136,9 @@ def test_the_smallest_change_is_found(seven, tiny):
         "gradient_checkpointing": False,
     }
     plan = plan_stage("sft", recipe, {}, Machine(8, accelerator="zero3"))
-    assert not plan.fits and "activations; does not fit 80 GiB" in verdict(plan)
+    assert not plan.fits and re.search(
+        r"most of it activations, .* no gradient_checkpointing\); does not fit", verdict(plan)
+    )
     found = mend(plan)
     assert found[0].startswith("gradient_checkpointing: ")
     tight = Machine(memory=1)  # less than the reserve
@@ -166,9 +169,81 @@ def test_a_share_for_vllm_must_hold_the_weights(seven):
         plan_stage("grpo", recipe, {}, Machine(8, accelerator="zero3"))
 
 
-def test_accelerate_files_name_their_sharding():
-    for name in ("ddp", "zero2", "zero3", "fsdp"):
-        assert sharding_in(str(ROOT / "scripts" / "accelerate" / f"{name}.yaml")) == name
+FOLDER = ROOT / "scripts/recipes"
+RECIPES = sorted(FOLDER.glob("*/*/*.yaml")) + sorted(FOLDER.glob("dataset_filtering/*.yaml"))
+
+
+def hardware(path):
+    "The machine that the comments of a recipe name, and the keys that belong to it."
+    text = path.read_text("utf-8")
+    words = re.search(r"^# Hardware: (.*?)Not run", text, re.M | re.S)[1].replace("\n#", "")
+    processes = re.search(r"^# Processes: (\d+)", text, re.M)
+    ranks = int(processes[1]) if processes else 1
+    accelerator = re.search(r"--accelerator (\w+)", words)
+    nodes = -(-ranks // 8)
+    memory = float(re.search(r"of (\d+) GB", words)[1])
+    machine = Machine(ranks // nodes, nodes, memory, accelerator[1] if accelerator else "none")
+    return machine, {"vllm_mode": "server"} if "vLLM server" in words else {}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER).with_suffix("")))
+def test_a_recipe_fits_the_hardware_that_it_names(path):
+    stage = {"dataset_filtering": "generate"}.get(path.parent.name, path.parent.name)
+    machine, keys = hardware(path)
+    if stage == "generate":
+        keys["backend"] = "vllm"
+    plan = plan_stage(stage, str(path), keys, machine)
+    assert plan.fits, verdict(plan)
+    assert plan.machine.ranks == 1 or stage in ("sft", "grpo")
+    if plan.work.vllm in ("colocate", "engine"):
+        assert plan.work.held >= 8, plan.work.notes  # sequences at once
+
+
+def test_vllm_needs_room_for_its_longest_sequence(seven):
+    "vLLM does not start otherwise, however short the completions are."
+    keys = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.25}
+    recipe = GRPO | {"model_name_or_path": seven} | keys
+    plan = plan_stage("grpo", recipe, {}, Machine())
+    token = 2 * 28 * 4 * 128 * 2
+    room = 0.25 * 80 * GIB - 2 * plan.count.trained - GIB  # weights; graphs and what is not torch's
+    assert 0.8 * room / (128 * token) < plan.work.held < room / (128 * token)
+    small = Machine(memory=66)  # 0.25 of it: the weights, a trial batch, and not 32,768 tokens
+    with pytest.raises(InputError, match="one sequence of 32768 tokens, 1.75 GiB"):
+        plan_stage("grpo", recipe, {}, small)
+    assert plan_stage("grpo", recipe | {"vllm_max_model_length": 1024}, {}, small).work.held > 8
+
+
+def test_less_for_vllm_is_a_change_that_is_found(seven):
+    keys = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.9, "gradient_checkpointing": True}
+    recipe = GRPO | {"model_name_or_path": seven} | keys
+    plan = plan_stage("grpo", recipe, {}, Machine(8, accelerator="zero3"))
+    assert not plan.fits and "vllm_gpu_memory_utilization 0.9" in verdict(plan)
+    assert any(line.startswith("vllm_gpu_memory_utilization 0.") for line in mend(plan))
+
+
+def test_a_model_is_described_by_a_file(seven, tmp_path):
+    "A Hub id that cannot be reached: NoPlan, unless its config.json is given."
+    recipe = {"model_name_or_path": "owner/away", "dataset_name": "owner/traces"}
+    with pytest.raises(NoPlan, match="--model-config"):
+        plan_stage("sft", recipe, {}, Machine())
+    for file in (seven, f"{seven}/config.json"):
+        plan = plan_stage("sft", recipe, {}, Machine(), Assumptions(model=file))
+        assert plan.count.trained == 7_615_616_512
+
+
+def test_the_job_is_checked_and_planned_as_its_ranks(tiny, tmp_path):
+    "Before it enters the queue: groups of 14 are whole on seven ranks with two completions each."
+    keys = ["--model_name_or_path", tiny, "--dataset_name", "reasoning_gym/chain_sum"]
+    keys += ["--num_problems", 4, "--num_generations", 14, "--per_device_train_batch_size", 2]
+    keys += ["--gradient_accumulation_steps", 1, "--gpus-per-node", 8, "--accelerator", "zero2"]
+    keys = ["grpo", *keys, "--slurm", "--dry-run"]
+    done = r1nb(*keys, "--num_processes", 7, cwd=tmp_path, runs=tmp_path)
+    assert done.code == 0 and "--gres=gpu:8" in done.out, done.err
+    assert "r1nb: peak: " in done.err and "fits 80 GiB" in done.err
+    done = r1nb(*keys, cwd=tmp_path, runs=tmp_path)
+    assert done.code == 2 and "divisible by num_generations (14)" in done.err
+    done = r1nb(*keys, "--use_peft", "--accelerator", "zero3", cwd=tmp_path, runs=tmp_path)
+    assert done.code == 2
 
 
 def test_the_command_says_whether_it_fits(tiny, tmp_path, capsys):

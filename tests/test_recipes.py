@@ -7,12 +7,11 @@ import re
 import pytest
 import yaml
 from conftest import ROOT
-from transformers import TrainingArguments
 
 from r1nb import grpo, sft
 from r1nb.problems import R1_SYSTEM_PROMPT
 from r1nb.recipes import configure, read_yaml
-from r1nb.runs import append_jsonl, open_run
+from r1nb.runs import append_jsonl, as_launched, open_run
 from r1nb.stages import load_stage
 
 FOLDER = ROOT / "scripts/recipes"
@@ -61,13 +60,12 @@ def head(path):
 
 
 @pytest.fixture
-def parsed(monkeypatch):
+def parsed():
     "Reads a recipe as one of the processes that its head states would."
 
     def read(path):
-        processes = head(path)[0] if path in TRAINING else 1
-        monkeypatch.setattr(TrainingArguments, "world_size", property(lambda _: processes))
-        return configure(stage_of(path), path)[0]
+        with as_launched(head(path)[0] if path in TRAINING else 1):
+            return configure(stage_of(path), path)[0]
 
     return read
 
