@@ -83,11 +83,28 @@ SLURM = {
     "--partition": {},
     "--account": {},
     "--qos": {},
-    "--gpus_per_node": count("one rank each"),
+    "--gpus_per_node": count("default: as many as the job uses; training: a rank on each"),
+    "--exclusive": {
+        "action": argparse.BooleanOptionalAction,
+        "default": None,
+        "help": "the nodes for this job alone (default: settings.ini's, if it uses all their GPUs)",
+    },
+    "--cpus_per_task": count("CPUs on a node (default: settings.ini's)"),
+    "--mem": {
+        "metavar": "SIZE",
+        "help": "memory on a node, 200G; 0: all (default: settings.ini's)",
+    },
+    "--sbatch": {
+        "action": "append",
+        "metavar": "=OPTION",
+        "help": "any other option of sbatch, --sbatch=--constraint=h100; can be repeated",
+    },
     "--max_requeues": count(
         "how often a job that reached its time limit is requeued (default: 10)"
     ),
-    "--notice": count("how long before its time limit it is told (default: 180)", "SECONDS"),
+    "--notice": count(
+        "how long before its time limit it is told (default: settings.ini's)", "SECONDS"
+    ),
     "--dependency": {"metavar": "TYPE:JOB", "help": "e.g. afterok:123"},
     "--server": {
         "metavar": "vllm|COMMAND",
@@ -96,7 +113,7 @@ SLURM = {
     },
     "--server_wait": count("how long it may take to answer (default: 1800)", "SECONDS"),
     "--tp": count("GPUs that share the server's model (default: 1)"),
-    "--pp": count("nodes that share the server's model, through Ray (default: 1)"),
+    "--pp": count("nodes that share the server's model (default: 1)"),
     "--dp": count("copies of the server's model (default: 1)"),
 }
 

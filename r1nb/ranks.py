@@ -52,10 +52,11 @@ def allocator() -> str | None:
     return choice
 
 # %% ../nbs/62_ranks.ipynb #57e3e293
-def job_environment() -> dict[str, str]:
+def job_environment(ask_hub: bool = True) -> dict[str, str]:
     """Environment variables for a job's process.
 
-    Variables that are set already are kept; the rest follows the settings."""
+    Variables that are set already are kept; the rest follows the settings. Without `ask_hub` the
+    Hub counts as reachable."""
     env = dict(os.environ)
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
     env.setdefault("PYTHONUNBUFFERED", "1")
@@ -65,16 +66,38 @@ def job_environment() -> dict[str, str]:
         env.setdefault("OMP_NUM_THREADS", str(settings().threads))
     offline = settings().offline
     if "HF_HUB_OFFLINE" not in env and offline != "no":
-        if offline == "yes" or not hub_reachable():
+        if offline == "yes" or ask_hub and not hub_reachable():
             env["HF_HUB_OFFLINE"] = "1"
     if (library := allocator()) and "LD_PRELOAD" not in env:
         env["LD_PRELOAD"] = library
     return env
 
 # %% ../nbs/62_ranks.ipynb #9c1a6766
+_store = None  # rank 0 hosts it; it has to exist until the process group has one at the same port
+
+
+def _follow_rank_0(variable: str) -> None:
+    "Set the environment variable `variable` on every rank as it is on rank 0."
+    global _store
+    from torch.distributed import rendezvous
+
+    _store, number, _ = next(rendezvous("env://"))
+    if number == 0:
+        _store.set(f"r1nb/{variable}", os.environ.get(variable, ""))
+    elif value := _store.get(f"r1nb/{variable}").decode():
+        os.environ[variable] = value
+    else:
+        os.environ.pop(variable, None)
+
+
 def adopt_environment() -> None:
-    "Set the variables of `job_environment` in this process, if another launcher has started it."
-    os.environ.update(job_environment())
+    """Set the variables of `job_environment` in this process, if another launcher has started it.
+
+    Whether the Hub can be reached is decided by rank 0 for all ranks."""
+    ranks = world_size() > 1 and "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ
+    os.environ.update(job_environment(ask_hub=not ranks or rank() == 0))
+    if ranks:
+        _follow_rank_0("HF_HUB_OFFLINE")
 
 # %% ../nbs/62_ranks.ipynb #8a4d666f
 def run_process(command: list[str], env: dict | None = None) -> int:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKENDS', 'Completion', 'DecodingConfig', 'logit_filters', 'read_prompts', 'draw_index', 'draw_tokens', 'end_tokens',
-           'TransformersSampler', 'has_vllm', 'request_seed', 'VLLMConfig', 'VLLMSampler', 'read_completion', 'Servers',
-           'refusal', 'ServerConfig', 'ServerSampler', 'ask_once', 'sample_files', 'read_samples', 'ReplaySampler',
-           'SamplingConfig', 'make_sampler', 'sample_batches', 'by_length', 'SamplesMissing', 'sample_one_by_one',
-           'stream_samples']
+           'TransformersSampler', 'has_vllm', 'request_seed', 'own_store', 'VLLMConfig', 'VLLMSampler',
+           'read_completion', 'Servers', 'refusal', 'ServerConfig', 'ServerSampler', 'ask_once', 'sample_files',
+           'read_samples', 'ReplaySampler', 'SamplingConfig', 'make_sampler', 'sample_batches', 'by_length',
+           'SamplesMissing', 'sample_one_by_one', 'stream_samples']
 
 # %% ../nbs/22_sampling.ipynb #1d41a8a3
 import hashlib
@@ -298,6 +298,17 @@ def _own_gpus(n: int) -> None:
     visible = os.environ.setdefault("R1NB_ALL_GPUS", ",".join(visible)).split(",")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[int(local) * n : (int(local) + 1) * n])
 
+# %% ../nbs/22_sampling.ipynb #8f9c0ae8
+@contextmanager
+def own_store():
+    "In this context, a process group that is formed hosts its own store, also below `torchrun`."
+    before = os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = before
+
 # %% ../nbs/22_sampling.ipynb #a3b703bf
 @dataclass
 class VLLMConfig(DecodingConfig):
@@ -341,15 +352,16 @@ def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig):
         }
     else:
         device_options = {"enforce_eager": True}
-    return LLM(
-        resolve_model(choice.model_name_or_path),
-        dtype=choice.numbers,
-        seed=cfg.seed,
-        max_model_len=cfg.max_model_length,
-        trust_remote_code=choice.trust_remote_code,
-        revision=choice.model_revision if choice.model_revision != "main" else None,
-        **device_options,
-    )
+    with own_store():
+        return LLM(
+            resolve_model(choice.model_name_or_path),
+            dtype=choice.numbers,
+            seed=cfg.seed,
+            max_model_len=cfg.max_model_length,
+            trust_remote_code=choice.trust_remote_code,
+            revision=choice.model_revision if choice.model_revision != "main" else None,
+            **device_options,
+        )
 
 # %% ../nbs/22_sampling.ipynb #a2269ab4
 def _vllm_params(cfg: VLLMConfig, eos: int, seed: int | None):
