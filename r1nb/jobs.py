@@ -37,12 +37,14 @@ from r1nb.ranks import (
     leave_ranks,
     run_process,
     settle,
+    sharding_of,
     suited,
 )
 from .recipes import configure, merge, parse_overrides, read_stage
 from r1nb.runs import (
     Preempted,
     Run,
+    as_launched,
     config_difference,
     finished,
     now,
@@ -592,20 +594,23 @@ def guarded(action, debug: bool = False) -> int:
 def check_job(job: Job, known=None) -> None:
     """Raise `InputError` if `job` cannot work; called before it is started or submitted.
 
-    `known(recipe, stage)` is called instead of `check_stage` if part of the input does not exist
-    yet; see `check_pipeline`."""
+    The recipe is read as by the ranks that `job` will have. `known(recipe, stage)` is called
+    instead of `check_stage` if part of the input does not exist yet; see `check_pipeline`."""
     stage, run = load_stage(job.stage), Run(run_folder(job))
     overrides = {k: v for k, v in job.overrides.items() if k != "output_dir"}
-    configuration, written = configure(stage, job.config, overrides)
-    if "config" in run.manifest and not job.force:
-        if changed := config_difference(run.manifest["config"], plain(written)):
-            raise InputError(f"{run.path} was run with another recipe:\n  " + "\n  ".join(changed))
-    if run.status == "completed" and not job.force:
-        return
-    if known:
-        known(written, stage)
-    else:
-        check_stage(job.stage, configuration, job.notebook)
+    accelerator, ranks = ranks_of(job)
+    with as_launched(ranks, sharding_of(accelerator)):
+        configuration, written = configure(stage, job.config, overrides)
+        if "config" in run.manifest and not job.force:
+            if changed := config_difference(run.manifest["config"], plain(written)):
+                lines = "\n  ".join(changed)
+                raise InputError(f"{run.path} was run with another recipe:\n  {lines}")
+        if run.status == "completed" and not job.force:
+            return
+        if known:
+            known(written, stage)
+        else:
+            check_stage(job.stage, configuration, job.notebook)
 
 # %% ../nbs/63_jobs.ipynb #3c48cd3a
 def main(arguments: list[str] | None = None) -> int:

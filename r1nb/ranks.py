@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'ALLOCATORS', 'ACCELERATORS', 'SILENT_EXIT', 'allocator',
            'job_environment', 'adopt_environment', 'run_process', 'accelerator_file', 'driver_gpus', 'count_gpus',
-           'suited', 'free_port', 'join_ranks', 'leave_ranks', 'first_failure', 'settle', 'accelerate_main']
+           'suited', 'sharding_of', 'free_port', 'join_ranks', 'leave_ranks', 'first_failure', 'settle',
+           'accelerate_main']
 
 # %% ../nbs/62_ranks.ipynb #c3c7b120
 import json
@@ -18,6 +19,7 @@ import threading
 from pathlib import Path
 
 from .compat import leave_out_shm_comm
+from .recipes import read_yaml
 from .runs import Run, now, rank, under_deepspeed, wait_for_everyone, world_size
 from .scheduler import batch_job
 from .settings import InputError, did_you_mean, find_file, hub_reachable, settings
@@ -171,6 +173,19 @@ def suited(name: str, n: int) -> str:
         return "ddp" if n > 1 else "none"
     accelerator_file(name)
     return name
+
+# %% ../nbs/62_ranks.ipynb #91501081
+def sharding_of(name: str) -> str:
+    """What accelerator `name` shards: none, ddp, fsdp, zero0 to zero3, or accelerate's other kinds.
+
+    `name`: none, one of `ACCELERATORS`, or a configuration file of accelerate."""
+    if name in ("none", *ACCELERATORS):
+        return name
+    values = read_yaml(accelerator_file(name))
+    kind = str(values.get("distributed_type", "NO")).upper()
+    if kind == "DEEPSPEED":
+        return f"zero{(values.get('deepspeed_config') or {}).get('zero_stage', 2)}"
+    return {"NO": "none", "MULTI_GPU": "ddp", "MULTI_CPU": "ddp"}.get(kind, kind.lower())
 
 # %% ../nbs/62_ranks.ipynb #6125df5f
 def free_port() -> int:

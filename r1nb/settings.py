@@ -67,6 +67,7 @@ class Settings:
     benchmarks: Path | None = None  # [paths] folder with benchmark files
     accelerator: str = "none"  # [launch] accelerate configuration
     num_processes: int = 1  # [launch] processes a job starts
+    gpu_memory: int = 80  # [launch] GiB of a GPU, for the plan before a job is submitted
     threads: int = 0  # [launch] CPU threads a process; 0: torch decides
     allocator: str = "auto"  # [launch] allocator to preload on CPU
     stages: str = ""  # [launch] modules or files that define more stages, separated by ;
@@ -93,7 +94,7 @@ class Settings:
 # %% ../nbs/00_settings.ipynb #8484d752
 SECTIONS = {
     "paths": ["runs", "cache", "benchmarks"],
-    "launch": ["accelerator", "num_processes", "threads", "allocator", "stages"],
+    "launch": ["accelerator", "num_processes", "gpu_memory", "threads", "allocator", "stages"],
     "slurm": [
         *("partition", "account", "qos", "gpus_per_node", "exclusive", "cpus_per_gpu"),
         *("cpus_per_task", "mem_per_gpu", "mem", "sbatch_options", "notice", "training_notice"),

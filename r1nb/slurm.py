@@ -364,9 +364,19 @@ def batch_script(job: Job, options: SlurmOptions) -> str:
     )
 
 # %% ../nbs/64_slurm.ipynb #dbf21cfe
-def check_here(job: Job) -> int:
-    "Check `job` in another process, which imports what the stage needs. Returns an exit code."
-    command = [sys.executable, "-m", "r1nb.jobs", "check", json.dumps(asdict(job))]
+def check_here(job: Job, options: SlurmOptions, module: str = "r1nb.jobs") -> int:
+    """Check `job` in another process, which imports what the stage needs. Returns an exit code.
+
+    It is checked as one of the ranks that it will have. `module`: r1nb.plan also prints the plan of
+    its memory."""
+    stage = find_stage(job.stage)
+    if stage.ranks == "train":
+        accelerator, per_node = processes_per_node(job, options)
+        nodes = options.nodes - bool(options.server)
+        job = replace(job, accelerator=accelerator, num_processes=per_node * nodes)
+    gpus = settings().gpus_per_node if options.gpus_per_node is None else options.gpus_per_node
+    facts = [str(gpus), *(["server"] if options.server else [])]
+    command = [sys.executable, "-m", module, "check", json.dumps(asdict(job)), *facts]
     return run_process(command, job_environment())
 
 
@@ -386,14 +396,16 @@ def send(job: Job, options: SlurmOptions) -> int:
     return number
 
 
-def submit(job: Job, options: SlurmOptions, dry: bool = False) -> int:
-    "Check `job` and submit it, or (`dry`) check it and print the script. Returns an exit code."
+def submit(job: Job, options: SlurmOptions, dry: bool = False, checker: str = "r1nb.jobs") -> int:
+    """Check `job` and submit it, or (`dry`) check it and print the script. Returns an exit code.
+
+    `checker`: the module that checks it; see `check_here`."""
     job = at_server(job, options)
     if line := idle_gpus(job, options):
         print(f"r1nb: {line}", file=sys.stderr)
     script, run = batch_script(job, options), Run(run_folder(job))
     if dry:
-        if job.stage in all_stages() and (code := check_here(job)):
+        if job.stage in all_stages() and (code := check_here(job, options, checker)):
             return code
         print(script, end="")
         return 0
@@ -404,7 +416,7 @@ def submit(job: Job, options: SlurmOptions, dry: bool = False) -> int:
     if number in states:
         raise InputError(f"{run.path} is job {number}, which is {states[number].lower()}")
     slurm("sbatch", "--test-only", text=script)
-    if job.stage in all_stages() and (code := check_here(job)):
+    if job.stage in all_stages() and (code := check_here(job, options, checker)):
         return code
     number = send(job, options)
     print(f"job {number}: {job.stage} in {run.path}")

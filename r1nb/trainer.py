@@ -38,7 +38,9 @@ from r1nb.models import (
 from r1nb.runs import (
     Preempted,
     Run,
+    as_launched,
     in_kernel,
+    launched,
     shared,
     under_deepspeed,
     wait_for_everyone,
@@ -120,8 +122,8 @@ class MasterAdamW(torch.optim.Optimizer):
 # %% ../nbs/40_trainer.ipynb #5302f78a
 def is_sharded_run(args) -> bool:
     "Whether DeepSpeed or FSDP runs the training of trainer arguments `args`."
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true" or bool(args.fsdp)
-    return fsdp or under_deepspeed() or bool(args.deepspeed)
+    sharding = launched()[1]
+    return sharding == "fsdp" or "zero" in sharding or bool(args.fsdp) or bool(args.deepspeed)
 
 
 def use_master_weights(trainer) -> None:
@@ -328,8 +330,7 @@ def check_adapter(choice: ModelChoice) -> None:
     """Raise `InputError` for an adapter under an accelerator that shards the weights.
 
     Merging and saving an adapter has only been made to work where the weights are whole."""
-    zero3 = under_deepspeed() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    if choice.use_peft and (zero3 or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+    if choice.use_peft and launched()[1] in ("zero3", "fsdp"):
         raise InputError(
             "use_peft: an adapter cannot be trained under ZeRO-3 or FSDP; its base is frozen "
             "and needs neither: use --accelerator ddp or zero2"
@@ -406,6 +407,11 @@ class TrainingDefaults:
         suit_machine(self)
         super().__post_init__()
         use_one_gpu(self)
+
+    @property
+    def world_size(self) -> int:
+        "The number of ranks; that of the planned launch in `as_launched`."
+        return launched()[0] or super().world_size
 
 
 def use_cpu_shortcuts(args) -> bool:

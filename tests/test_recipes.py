@@ -7,14 +7,13 @@ import re
 import pytest
 import yaml
 from conftest import ROOT
-from transformers import TrainingArguments
 
 from r1nb import grpo, sft
 from r1nb.jobs import Job, run_folder
 from r1nb.pipeline import load_pipeline
 from r1nb.problems import R1_SYSTEM_PROMPT
 from r1nb.recipes import configure, read_stage, read_yaml
-from r1nb.runs import append_jsonl, open_run
+from r1nb.runs import append_jsonl, as_launched, open_run
 from r1nb.settings import InputError
 from r1nb.stages import load_stage
 
@@ -70,13 +69,12 @@ def head(path):
 
 
 @pytest.fixture
-def parsed(monkeypatch):
+def parsed():
     "Reads a recipe as one of the processes that its head states would."
 
     def read(path):
-        processes = head(path)[0] if path in TRAINING else 1
-        monkeypatch.setattr(TrainingArguments, "world_size", property(lambda _: processes))
-        return configure(stage_of(path), path if path in TRAINING else generates(path))[0]
+        with as_launched(head(path)[0] if path in TRAINING else 1):
+            return configure(stage_of(path), path if path in TRAINING else generates(path))[0]
 
     return read
 
