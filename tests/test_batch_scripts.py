@@ -360,3 +360,29 @@ def test_a_pipeline_asks_for_what_its_stages_use(tmp_path):
     }
     assert set(asked("--constraint=h100")) == set(asked("--reservation=mine")) == set(scripts)
     assert "evaluate asks for 1 of the 8 GPUs of a node" in shown.err
+
+
+@pytest.mark.parametrize("stage", ["grpo", "generate"])
+def test_the_server_loads_what_the_training_would(tmp_path, monkeypatch, stage):
+    "A run's folder, the bundled model, a revision; and all GPUs of the node that fit its heads."
+    from r1nb import slurm
+    from r1nb.models import tiny_model
+
+    monkeypatch.setattr(slurm, "is_vllm_for_cpu", lambda: False)
+    tiny_model(tmp_path / "run" / "model")  # 4 heads
+    (tmp_path / "run" / "manifest.json").write_text('{"stage": "sft"}')
+
+    def words(model, **options):
+        overrides = {"model_name_or_path": model, "model_revision": "v2"}
+        options = slurm.SlurmOptions(server="vllm", gpus_per_node=8, **options)
+        return slurm.server_command(slurm.Job(stage, overrides=overrides), options).split()
+
+    found = words(str(tmp_path / "run"))
+    assert str(tmp_path / "run" / "model") in found
+    assert found[found.index("--revision") + 1] == "v2"
+    tp = "--tensor_parallel_size" if stage == "grpo" else "--tensor-parallel-size"
+    assert found[found.index(tp) + 1] == "4"
+    found = words(str(tmp_path / "run"), tp=2)
+    assert found[found.index(tp) + 1] == "2"
+    if stage == "generate":  # the client asks for the model by the name in the recipe
+        assert found[found.index("--served-model-name") + 1] == str(tmp_path / "run")
