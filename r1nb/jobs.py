@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARAMETERS', 'USAGE', 'local_inputs', 'check_stage', 'default_run_dir', 'open_job', 'Job', 'run_folder', 'stage_of',
            'notebook_job', 'prepare', 'unfinished', 'listeners', 'execute_job', 'run_here', 'ranks_of', 'job_command',
-           'one_gpu', 'start_job', 'guarded', 'check_job', 'main', 'script']
+           'written_keys', 'gpus_a_rank', 'one_gpu', 'start_job', 'guarded', 'check_job', 'main', 'script']
 
 # %% ../nbs/63_jobs.ipynb #fbc25a95
 import ast
@@ -37,12 +37,14 @@ from r1nb.ranks import (
     leave_ranks,
     run_process,
     settle,
+    sharding_of,
     suited,
 )
-from .recipes import configure, parse_overrides
+from .recipes import configure, merge, parse_overrides, read_stage
 from r1nb.runs import (
     Preempted,
     Run,
+    as_launched,
     config_difference,
     finished,
     now,
@@ -106,11 +108,24 @@ def check_stage(stage: str, configuration: tuple, notebook: str | Path | None = 
 
 # %% ../nbs/63_jobs.ipynb #1619c6f9
 def default_run_dir(stage: str, config=None) -> Path:
-    "The run folder of `stage` with the recipe `config`: `runs/<stage>/<name of the recipe>`."
-    name = "default"
+    """The run folder of `stage` with the recipe `config`, if none is given.
+
+    `output_dir` of the recipe; else `runs/<stage>/<name of the recipe>`, or
+    `runs/<stage>/<MODEL>-<NAME>` for a recipe `MODEL/<stage>/config_NAME.yaml`."""
     if isinstance(config, (str, Path)):
-        name = Path(str(config).split("#")[0]).stem
-    return settings().runs / stage / name
+        file, _, part = str(config).partition("#")
+        with suppress(InputError):  # a damaged recipe is reported when it is checked
+            config_values = read_stage(config)
+            if config_values.get("output_dir"):
+                return Path(str(config_values["output_dir"]))
+        path = Path(file)
+        own = path.absolute().parent
+        if not part and own.name == stage and path.stem.startswith("config_"):
+            return settings().runs / stage / f"{own.parent.name}-{path.stem[len('config_') :]}"
+        return settings().runs / stage / path.stem
+    if isinstance(config, dict) and config.get("output_dir"):
+        return Path(str(config["output_dir"]))
+    return settings().runs / stage / "default"
 
 # %% ../nbs/63_jobs.ipynb #17b74423
 def open_job(
@@ -125,7 +140,8 @@ def open_job(
     """Check the recipe of a job, and create or reopen its run folder.
 
     `config` is the path of a recipe (`pipeline.yaml#stage` selects one stage), a mapping or None;
-    `overrides` replace its values; `notebook` is the notebook to be executed. With `keep` this
+    `overrides` replace its values; `output_dir` in either is the run folder, unless `run_dir` is
+    given with a recipe that has one; `notebook` is the notebook to be executed. With `keep` this
     process owns the run from now on (see `claim` in runs).
     Returns `(configuration, run, recipe)`: one instance of each of the stage's configuration
     classes, the run, and the keys that were set. Raises `InputError` before anything is written."""
@@ -483,16 +499,47 @@ def job_command(job: Job) -> list[str]:
     words = [str(word) for pair in options.items() for word in pair]
     return [sys.executable, "-m", "r1nb.jobs", "accelerate", *words, *own]
 
+# %% ../nbs/63_jobs.ipynb #27f29cf7
+def written_keys(job: Job) -> dict:
+    "The keys that the recipe and the command line of `job` set, by the stage's own names."
+    recipe = read_stage(job.config) if job.config else {}
+    # Loading a stage that trains imports the trainer, which takes seconds.
+    train = find_stage(job.stage).ranks == "train"
+    aliases = {"model": "model_name_or_path"} if train else load_stage(job.stage).aliases
+    return merge(recipe, job.overrides, aliases)
+
+
+def gpus_a_rank(job: Job) -> int:
+    "How many GPUs each process of `job` uses where there are any; 1 for any other notebook."
+    kind = find_stage(job.stage).ranks
+    if job.stage == "notebook" or kind == "train":
+        return 1
+    if kind == "one":
+        return 0
+    keys = written_keys(job)
+    backend = keys.get("backend") or "auto"
+    elsewhere = backend == "auto" and (keys.get("base_url") or keys.get("replay"))
+    if elsewhere or backend in ("server", "replay") or keys.get("teacher") == "scripted":
+        return 0
+    size = str(keys.get("tensor_parallel_size") or 1)
+    return int(size) if size.isdecimal() else 1  # the check of the recipe names a wrong value
+
 # %% ../nbs/63_jobs.ipynb #fe2a74b8
 def one_gpu(job: Job) -> dict[str, str]:
     """CUDA_VISIBLE_DEVICES for a `job` that trains in one process, if there are several GPUs.
 
-    Then also prints which GPU is used. Empty for all other jobs."""
-    trains = job.stage != "notebook" and find_stage(job.stage).ranks == "train"
-    if not trains or ranks_of(job) != ("none", 1):
+    Empty for all other jobs. Prints how many GPUs one process leaves idle."""
+    if job.stage == "notebook" or ranks_of(job) != ("none", 1):
         return {}
-    n = count_gpus()
-    if n < 2:
+    n, used = count_gpus(), gpus_a_rank(job)
+    if not 0 < used < n:
+        return {}
+    if find_stage(job.stage).ranks == "sample":
+        print(
+            f"r1nb: {job.stage} in one process uses {used} of the {n} GPUs; --num_processes "
+            f"{n // used} splits the prompts over all",
+            file=sys.stderr,
+        )
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     first = visible.split(",")[0].strip() if visible else "0"
@@ -547,20 +594,23 @@ def guarded(action, debug: bool = False) -> int:
 def check_job(job: Job, known=None) -> None:
     """Raise `InputError` if `job` cannot work; called before it is started or submitted.
 
-    `known(recipe, stage)` is called instead of `check_stage` if part of the input does not exist
-    yet; see `check_pipeline`."""
+    The recipe is read as by the ranks that `job` will have. `known(recipe, stage)` is called
+    instead of `check_stage` if part of the input does not exist yet; see `check_pipeline`."""
     stage, run = load_stage(job.stage), Run(run_folder(job))
     overrides = {k: v for k, v in job.overrides.items() if k != "output_dir"}
-    configuration, written = configure(stage, job.config, overrides)
-    if "config" in run.manifest and not job.force:
-        if changed := config_difference(run.manifest["config"], plain(written)):
-            raise InputError(f"{run.path} was run with another recipe:\n  " + "\n  ".join(changed))
-    if run.status == "completed" and not job.force:
-        return
-    if known:
-        known(written, stage)
-    else:
-        check_stage(job.stage, configuration, job.notebook)
+    accelerator, ranks = ranks_of(job)
+    with as_launched(ranks, sharding_of(accelerator)):
+        configuration, written = configure(stage, job.config, overrides)
+        if "config" in run.manifest and not job.force:
+            if changed := config_difference(run.manifest["config"], plain(written)):
+                lines = "\n  ".join(changed)
+                raise InputError(f"{run.path} was run with another recipe:\n  {lines}")
+        if run.status == "completed" and not job.force:
+            return
+        if known:
+            known(written, stage)
+        else:
+            check_stage(job.stage, configuration, job.notebook)
 
 # %% ../nbs/63_jobs.ipynb #3c48cd3a
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from .recipes import configure, read_recipe
 from .runs import Run, check_writable, claim, fingerprint, now, open_run, process_mark
 from .scheduler import slurm
 from .settings import InputError, did_you_mean, settings
-from .slurm import SlurmOptions, batch_script, send
+from .slurm import SlurmOptions, batch_script, idle_gpus, send
 from .stages import find_stage
 
 # %% ../nbs/66_pipeline.ipynb #1b86fe0d
@@ -69,6 +69,11 @@ def load_pipeline(
     per_stage = _per_stage(overrides or {}, stages)
     path, jobs = settings().runs / whole["name"], {}
     for i, stage in enumerate(stages):
+        if {"output_dir"} & {*per_stage[stage], *whole["stages"][stage]["values"]}:
+            raise InputError(
+                f"{recipe}: stage '{stage}': output_dir: the stages of a pipeline are folders of "
+                f"{path}, where the next one reads; --name chooses another folder"
+            )
         jobs[stage] = Job(
             whole["stages"][stage]["stage"],
             config=f"{recipe}#{stage}" + (f"@{whole['name']}" if name else ""),
@@ -212,7 +217,8 @@ def _options_for(stage: str, options: SlurmOptions) -> SlurmOptions:
     "`options` for one stage: a server only for GRPO, one node unless the ranks train."
     server = options.server if stage == "grpo" else ""
     if find_stage(stage).ranks != "train":
-        return replace(options, server=server, nodes=1)
+        # The number of GPUs that was given is that of a node's ranks.
+        return replace(options, server=server, nodes=1, gpus_per_node=None)
     unused = bool(options.server) and not server
     return replace(options, server=server, nodes=options.nodes - unused)
 
@@ -226,6 +232,9 @@ def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False
     }
     jobs["report"] = Job("report", run_dir=str(pipeline.path))
     each = {k: _options_for(j.stage, options) for k, j in jobs.items()}
+    for k, j in jobs.items():
+        if line := idle_gpus(j, each[k]):
+            print(f"r1nb: {k}: {line}", file=sys.stderr)
     scripts = {k: batch_script(j, each[k]) for k, j in jobs.items()}
     if not dry:
         for script in scripts.values():

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['OK', 'FAILED', 'BAD_INPUT', 'INTERRUPTED', 'TERMINATED', 'ALLOCATORS', 'ACCELERATORS', 'SILENT_EXIT', 'allocator',
            'job_environment', 'adopt_environment', 'run_process', 'accelerator_file', 'driver_gpus', 'count_gpus',
-           'suited', 'free_port', 'join_ranks', 'leave_ranks', 'first_failure', 'settle', 'accelerate_main']
+           'suited', 'sharding_of', 'free_port', 'join_ranks', 'leave_ranks', 'first_failure', 'settle',
+           'accelerate_main']
 
 # %% ../nbs/62_ranks.ipynb #c3c7b120
 import json
@@ -18,6 +19,7 @@ import threading
 from pathlib import Path
 
 from .compat import leave_out_shm_comm
+from .recipes import read_yaml
 from .runs import Run, now, rank, under_deepspeed, wait_for_everyone, world_size
 from .scheduler import batch_job
 from .settings import InputError, did_you_mean, find_file, hub_reachable, settings
@@ -50,10 +52,11 @@ def allocator() -> str | None:
     return choice
 
 # %% ../nbs/62_ranks.ipynb #57e3e293
-def job_environment() -> dict[str, str]:
+def job_environment(ask_hub: bool = True) -> dict[str, str]:
     """Environment variables for a job's process.
 
-    Variables that are set already are kept; the rest follows the settings."""
+    Variables that are set already are kept; the rest follows the settings. Without `ask_hub` the
+    Hub counts as reachable."""
     env = dict(os.environ)
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
     env.setdefault("PYTHONUNBUFFERED", "1")
@@ -63,16 +66,38 @@ def job_environment() -> dict[str, str]:
         env.setdefault("OMP_NUM_THREADS", str(settings().threads))
     offline = settings().offline
     if "HF_HUB_OFFLINE" not in env and offline != "no":
-        if offline == "yes" or not hub_reachable():
+        if offline == "yes" or ask_hub and not hub_reachable():
             env["HF_HUB_OFFLINE"] = "1"
     if (library := allocator()) and "LD_PRELOAD" not in env:
         env["LD_PRELOAD"] = library
     return env
 
 # %% ../nbs/62_ranks.ipynb #9c1a6766
+_store = None  # rank 0 hosts it; it has to exist until the process group has one at the same port
+
+
+def _follow_rank_0(variable: str) -> None:
+    "Set the environment variable `variable` on every rank as it is on rank 0."
+    global _store
+    from torch.distributed import rendezvous
+
+    _store, number, _ = next(rendezvous("env://"))
+    if number == 0:
+        _store.set(f"r1nb/{variable}", os.environ.get(variable, ""))
+    elif value := _store.get(f"r1nb/{variable}").decode():
+        os.environ[variable] = value
+    else:
+        os.environ.pop(variable, None)
+
+
 def adopt_environment() -> None:
-    "Set the variables of `job_environment` in this process, if another launcher has started it."
-    os.environ.update(job_environment())
+    """Set the variables of `job_environment` in this process, if another launcher has started it.
+
+    Whether the Hub can be reached is decided by rank 0 for all ranks."""
+    ranks = world_size() > 1 and "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ
+    os.environ.update(job_environment(ask_hub=not ranks or rank() == 0))
+    if ranks:
+        _follow_rank_0("HF_HUB_OFFLINE")
 
 # %% ../nbs/62_ranks.ipynb #8a4d666f
 def run_process(command: list[str], env: dict | None = None) -> int:
@@ -148,6 +173,19 @@ def suited(name: str, n: int) -> str:
         return "ddp" if n > 1 else "none"
     accelerator_file(name)
     return name
+
+# %% ../nbs/62_ranks.ipynb #91501081
+def sharding_of(name: str) -> str:
+    """What accelerator `name` shards: none, ddp, fsdp, zero0 to zero3, or accelerate's other kinds.
+
+    `name`: none, one of `ACCELERATORS`, or a configuration file of accelerate."""
+    if name in ("none", *ACCELERATORS):
+        return name
+    values = read_yaml(accelerator_file(name))
+    kind = str(values.get("distributed_type", "NO")).upper()
+    if kind == "DEEPSPEED":
+        return f"zero{(values.get('deepspeed_config') or {}).get('zero_stage', 2)}"
+    return {"NO": "none", "MULTI_GPU": "ddp", "MULTI_CPU": "ddp"}.get(kind, kind.lower())
 
 # %% ../nbs/62_ranks.ipynb #6125df5f
 def free_port() -> int:

@@ -345,7 +345,7 @@ _WHOLE_NUMBERS = _ranges(
             max_tool_calling_iterations min_tokens num_completions_to_print num_generations
             num_generations_eval num_iterations num_problems num_traces pad_to_multiple_of
             parallel_code_exec_per_proc per_device_eval_batch_size per_device_train_batch_size
-            ref_model_sync_steps steps_per_generation tensor_parallel_size
+            ref_model_sync_steps sequence_parallel_size steps_per_generation tensor_parallel_size
             torch_empty_cache_steps traces_per_problem vllm_max_model_length
             vllm_tensor_parallel_size""",
         AMOUNT: """

@@ -6,9 +6,9 @@
 __all__ = ['LOCK', 'PACKAGES', 'STATES', 'RESERVE', 'finished', 'process_mark', 'clean_run', 'was_removed', 'check_not_removed',
            'atomic_path', 'write_text', 'append_jsonl', 'read_log', 'package_versions', 'git_revision', 'hardware',
            'fingerprint', 'now', 'read_manifest', 'plain', 'config_difference', 'world_size', 'rank', 'under_deepspeed',
-           'shared', 'wait_for_everyone', 'Preempted', 'Scheduler', 'use_scheduler', 'RunState', 'Run', 'release',
-           'locked', 'claim', 'interrupt', 'check_writable', 'open_run', 'in_kernel', 'running', 'list_runs',
-           'find_run']
+           'as_launched', 'launched', 'shared', 'wait_for_everyone', 'Preempted', 'Scheduler', 'use_scheduler',
+           'RunState', 'Run', 'release', 'locked', 'claim', 'interrupt', 'check_writable', 'open_run', 'in_kernel',
+           'running', 'list_runs', 'find_run']
 
 # %% ../nbs/01_runs.ipynb #06a43b58
 import ctypes
@@ -34,6 +34,7 @@ import time
 import traceback
 import zlib
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -482,6 +483,35 @@ def rank() -> int:
 def under_deepspeed() -> bool:
     "Whether `accelerate launch` configured DeepSpeed for this job."
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+# %% ../nbs/01_runs.ipynb #bedab4bf
+_LAUNCH: ContextVar[tuple[int, str] | None] = ContextVar("launch", default=None)
+
+
+@contextmanager
+def as_launched(ranks: int, sharding: str = "none"):
+    """In this context recipes are read and checked as by one of `ranks` ranks.
+
+    `sharding`: none, ddp, fsdp, or zero1 to zero3."""
+    token = _LAUNCH.set((ranks, sharding))
+    try:
+        yield
+    finally:
+        _LAUNCH.reset(token)
+
+
+def launched() -> tuple[int | None, str]:
+    """`(ranks, sharding)` that `as_launched` states.
+
+    Otherwise those of this process: None, because its number of ranks is accelerate's to know, and
+    none, fsdp or zero0 to zero3."""
+    if stated := _LAUNCH.get():
+        return stated
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return None, "fsdp"
+    if under_deepspeed():
+        return None, "zero" + os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    return None, "none"
 
 # %% ../nbs/01_runs.ipynb #c93e3a45
 def shared(action):

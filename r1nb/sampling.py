@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKENDS', 'Completion', 'DecodingConfig', 'logit_filters', 'read_prompts', 'draw_index', 'draw_tokens', 'end_tokens',
-           'TransformersSampler', 'has_vllm', 'request_seed', 'VLLMConfig', 'VLLMSampler', 'read_completion', 'Servers',
-           'refusal', 'ServerConfig', 'ServerSampler', 'ask_once', 'sample_files', 'read_samples', 'ReplaySampler',
-           'SamplingConfig', 'make_sampler', 'sample_batches', 'by_length', 'SamplesMissing', 'sample_one_by_one',
-           'stream_samples']
+           'TransformersSampler', 'has_vllm', 'request_seed', 'own_store', 'VLLMConfig', 'VLLMSampler',
+           'read_completion', 'Servers', 'refusal', 'ServerConfig', 'ServerSampler', 'ask_once', 'sample_files',
+           'read_samples', 'ReplaySampler', 'SamplingConfig', 'make_sampler', 'sample_batches', 'by_length',
+           'SamplesMissing', 'sample_one_by_one', 'stream_samples']
 
 # %% ../nbs/22_sampling.ipynb #1d41a8a3
 import hashlib
@@ -298,6 +298,17 @@ def _own_gpus(n: int) -> None:
     visible = os.environ.setdefault("R1NB_ALL_GPUS", ",".join(visible)).split(",")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[int(local) * n : (int(local) + 1) * n])
 
+# %% ../nbs/22_sampling.ipynb #8f9c0ae8
+@contextmanager
+def own_store():
+    "In this context, a process group that is formed hosts its own store, also below `torchrun`."
+    before = os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = before
+
 # %% ../nbs/22_sampling.ipynb #a3b703bf
 @dataclass
 class VLLMConfig(DecodingConfig):
@@ -310,6 +321,13 @@ class VLLMConfig(DecodingConfig):
         default=0.9, metadata={"help": "Share of the GPU's memory that a vLLM engine takes"}
     )
     tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share a vLLM engine"})
+    seed_each_sample: bool = field(
+        default=False,
+        metadata={
+            "help": "Each sample of a vLLM engine on a GPU has a seed of its own, which does not "
+            "depend on the others; slower"
+        },
+    )
 
 # %% ../nbs/22_sampling.ipynb #b337d359
 def _prepare_vllm() -> None:
@@ -327,7 +345,7 @@ def _prepare_vllm() -> None:
     importlib.import_module("vllm")
 
 # %% ../nbs/22_sampling.ipynb #62743a70
-def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig):
+def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig, seed: int):
     "A `vllm.LLM` of `choice` on the GPUs of this process, or on the CPU."
     import torch
     from vllm import LLM
@@ -341,15 +359,16 @@ def _vllm_engine(choice: ModelChoice, cfg: VLLMConfig):
         }
     else:
         device_options = {"enforce_eager": True}
-    return LLM(
-        resolve_model(choice.model_name_or_path),
-        dtype=choice.numbers,
-        seed=cfg.seed,
-        max_model_len=cfg.max_model_length,
-        trust_remote_code=choice.trust_remote_code,
-        revision=choice.model_revision if choice.model_revision != "main" else None,
-        **device_options,
-    )
+    with own_store():
+        return LLM(
+            resolve_model(choice.model_name_or_path),
+            dtype=choice.numbers,
+            seed=seed,
+            max_model_len=cfg.max_model_length,
+            trust_remote_code=choice.trust_remote_code,
+            revision=choice.model_revision if choice.model_revision != "main" else None,
+            **device_options,
+        )
 
 # %% ../nbs/22_sampling.ipynb #a2269ab4
 def _vllm_params(cfg: VLLMConfig, eos: int, seed: int | None):
@@ -378,9 +397,10 @@ class VLLMSampler:
 
         _prepare_vllm()
         self.cfg = cfg
-        self.gpu = torch.cuda.is_available()
+        self.choice = choice
+        self.seeds = torch.cuda.is_available() and cfg.seed_each_sample
         self.tokenizer = load_tokenizer(choice)
-        self.llm = _vllm_engine(choice, cfg)
+        self.llm = None  # its seed follows from the first request
         self._numbers = itertools.count()
 
     def __call__(self, prompts: list[list[dict]], n: int, seed: int) -> list[list[Completion]]:
@@ -390,16 +410,18 @@ class VLLMSampler:
         sampled = dict(self.stream(requests))
         return [[sampled[i, k] for k in range(n)] for i in range(len(prompts))]
 
-    def _add(self, messages: list[dict], seed: int) -> str:
-        "Send a request to the engine. Returns its id."
+    def _prompt(self, messages: list[dict]) -> dict:
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        prompt = {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False).input_ids}
-        seed = seed if self.gpu and self.cfg.temperature else None
+        return {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False).input_ids}
+
+    def _add(self, messages: list[dict], seed: int) -> str:
+        "Send a request to the engine. Returns its id."
+        seed = seed if self.seeds and self.cfg.temperature else None
         params = _vllm_params(self.cfg, self.tokenizer.eos_token_id, seed)
         request_id = f"r1nb-{next(self._numbers)}"
-        self.llm.llm_engine.add_request(request_id, prompt, params)
+        self.llm.llm_engine.add_request(request_id, self._prompt(messages), params)
         return request_id
 
     def stream(self, requests: list[tuple]) -> Iterator[tuple]:
@@ -407,8 +429,10 @@ class VLLMSampler:
         waiting, keys = iter(requests), {}
         while True:
             for key, messages, seed in itertools.islice(waiting, self.IN_FLIGHT - len(keys)):
+                if self.llm is None:
+                    self.llm = _vllm_engine(self.choice, self.cfg, seed)
                 keys[self._add(messages, seed)] = key
-            if not self.llm.llm_engine.has_unfinished_requests():
+            if not keys:
                 return
             for result in self.llm.llm_engine.step():
                 if result.finished:
@@ -419,7 +443,8 @@ class VLLMSampler:
 
     def close(self):
         "End the engine and free its memory."
-        end_engine(self.llm)
+        if self.llm is not None:
+            end_engine(self.llm)
 
 # %% ../nbs/22_sampling.ipynb #355165e2
 def read_completion(reply: dict) -> Completion:

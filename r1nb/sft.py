@@ -166,6 +166,14 @@ def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
 class SFTConfig(TrainingDefaults, TRLSFTConfig):
     "TRL's `SFTConfig` with r1nb's keys and defaults for the machine at hand."
 
+    sequence_parallel_size: int = field(
+        default=1,
+        metadata={
+            "help": "GPUs that share each row, for traces that are too long for one: context "
+            "parallelism under FSDP, Ulysses under DeepSpeed"
+        },
+    )
+
 
 CLASSES = (TracesConfig, ModelChoice, SFTConfig)
 ALIASES = {

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['WATCHED', 'ADVICE', 'MARKER', 'chunks', 'MasterAdamW', 'is_sharded_run', 'use_master_weights', 'watched', 'RunLogger',
            'Diverged', 'FiniteMetrics', 'check_weights', 'mark_complete', 'is_complete', 'checkpoints',
-           'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'lora', 'check_adapter', 'suit_machine', 'use_one_gpu',
-           'TrainingDefaults', 'use_cpu_shortcuts', 'check_schedule', 'check_training', 'load_for_training',
-           'is_sharded', 'save_trained', 'add_callbacks', 'note_unused_gpus', 'train']
+           'last_checkpoint', 'Checkpoints', 'gentle_interrupt', 'lora', 'check_adapter', 'packs', 'suit_machine',
+           'use_one_gpu', 'TrainingDefaults', 'use_cpu_shortcuts', 'check_schedule', 'check_training',
+           'check_shared_rows', 'share_rows', 'load_for_training', 'is_sharded', 'save_trained', 'add_callbacks',
+           'note_unused_gpus', 'train']
 
 # %% ../nbs/40_trainer.ipynb #6c54a71d
 import json
@@ -26,11 +27,20 @@ import torch
 from transformers import TrainerCallback
 
 from .compat import score_completions_only, shorten_progress
-from .models import ModelChoice, load_model, not_finite, save_model
+from r1nb.models import (
+    ModelChoice,
+    load_model,
+    native_dtype,
+    not_finite,
+    save_model,
+    use_packed_attention,
+)
 from r1nb.runs import (
     Preempted,
     Run,
+    as_launched,
     in_kernel,
+    launched,
     shared,
     under_deepspeed,
     wait_for_everyone,
@@ -97,7 +107,7 @@ class MasterAdamW(torch.optim.Optimizer):
     def state_dict(self) -> dict:
         "Moments, groups and master copies, all in full precision."
         self.copy_options(self.param_groups, self.inner.param_groups)
-        masters = [master.detach().clone() for _, master in self.pairs()]
+        masters = [master.detach() for _, master in self.pairs()]  # no copy: 4 bytes a parameter
         return {**self.inner.state_dict(), "masters": masters}
 
     @torch.no_grad()
@@ -112,8 +122,8 @@ class MasterAdamW(torch.optim.Optimizer):
 # %% ../nbs/40_trainer.ipynb #5302f78a
 def is_sharded_run(args) -> bool:
     "Whether DeepSpeed or FSDP runs the training of trainer arguments `args`."
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true" or bool(args.fsdp)
-    return fsdp or under_deepspeed() or bool(args.deepspeed)
+    sharding = launched()[1]
+    return sharding == "fsdp" or "zero" in sharding or bool(args.fsdp) or bool(args.deepspeed)
 
 
 def use_master_weights(trainer) -> None:
@@ -320,14 +330,19 @@ def check_adapter(choice: ModelChoice) -> None:
     """Raise `InputError` for an adapter under an accelerator that shards the weights.
 
     Merging and saving an adapter has only been made to work where the weights are whole."""
-    zero3 = under_deepspeed() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    if choice.use_peft and (zero3 or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+    if choice.use_peft and launched()[1] in ("zero3", "fsdp"):
         raise InputError(
             "use_peft: an adapter cannot be trained under ZeRO-3 or FSDP; its base is frozen "
             "and needs neither: use --accelerator ddp or zero2"
         )
 
 # %% ../nbs/40_trainer.ipynb #1b7f361c
+def packs(args) -> bool:
+    "Whether trainer arguments `args` join several texts to one row, in training or evaluation."
+    keys = ("packing", "eval_packing", "padding_free")
+    return any(getattr(args, key, False) for key in keys)
+
+
 def suit_machine(args) -> None:
     "Set defaults of trainer arguments `args` that depend on the machine, before TRL validates."
     if not torch.cuda.is_available():
@@ -337,6 +352,13 @@ def suit_machine(args) -> None:
             args.use_cpu = True
         if args.bf16 is None:
             args.bf16 = False
+    elif args.bf16 is None and native_dtype() == "float32":
+        args.bf16 = False  # torch would emulate it
+    if args.per_device_eval_batch_size is None:
+        args.per_device_eval_batch_size = 1 if packs(args) else 8
+    size = getattr(args, "sequence_parallel_size", 1)
+    if size > 1 and args.pad_to_multiple_of in (None, "auto"):
+        args.pad_to_multiple_of = 2 * size  # a rank gets two equal parts of a row, see share_rows
     if args.report_to in (None, "none", [], ["none"]):
         args.report_to = settings().report_to
 
@@ -352,6 +374,12 @@ class TrainingDefaults:
     "What r1nb adds to a configuration of TRL's; comes before it among the base classes."
 
     logging_steps: float = field(default=1, metadata={"help": "Steps between two lines of metrics"})
+    per_device_eval_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of a device's batch in evaluation; default: 1 with packing, else 8"
+        },
+    )
     keep_checkpoints: bool = field(
         default=True, metadata={"help": "Keep checkpoints once the model is saved"}
     )
@@ -379,6 +407,11 @@ class TrainingDefaults:
         suit_machine(self)
         super().__post_init__()
         use_one_gpu(self)
+
+    @property
+    def world_size(self) -> int:
+        "The number of ranks; that of the planned launch in `as_launched`."
+        return launched()[0] or super().world_size
 
 
 def use_cpu_shortcuts(args) -> bool:
@@ -418,17 +451,72 @@ def check_training(choice: ModelChoice, args) -> None:
     "Raise `InputError` for a configuration of model and trainer that cannot work."
     check_adapter(choice)
     check_schedule(args)
+    check_shared_rows(args)
     if args.cpu_shortcuts is True and is_sharded_run(args):
         raise InputError("cpu_shortcuts: true does not work under DeepSpeed and FSDP; use auto")
+
+# %% ../nbs/40_trainer.ipynb #94af063a
+def check_shared_rows(args) -> None:
+    "Raise `InputError` if `sequence_parallel_size` does not go with other keys."
+    size = getattr(args, "sequence_parallel_size", 1)
+    if size == 1:
+        return
+    if packs(args):
+        raise InputError(
+            f"sequence_parallel_size: {size} does not work with packing: the mask that keeps the "
+            "texts of a row apart is dropped; use packing: false, or sequence_parallel_size: 1"
+        )
+    if args.pad_to_multiple_of % (2 * size):
+        raise InputError(
+            f"pad_to_multiple_of: {args.pad_to_multiple_of} is not a multiple of {2 * size}, twice "
+            "sequence_parallel_size; leave it out"
+        )
+
+
+def share_rows(model, args) -> None:
+    """Let groups of `sequence_parallel_size` ranks share each row when `args` train `model`.
+
+    Under FSDP by context parallelism, under DeepSpeed by Ulysses. Raises `InputError` if the
+    ranks, the accelerator or the attention of `model` do not allow it."""
+    size = getattr(args, "sequence_parallel_size", 1)
+    if size == 1:
+        return
+    from accelerate.parallelism_config import ParallelismConfig
+    from accelerate.utils import DeepSpeedSequenceParallelConfig
+
+    key = f"sequence_parallel_size: {size}"
+    if not is_sharded_run(args):
+        raise InputError(f"{key} needs --accelerator fsdp, zero2 or zero3")
+    if args.world_size % size:
+        raise InputError(f"{key} does not divide the {args.world_size} processes")
+    attention = model.config._attn_implementation
+    rows = args.world_size // size
+    if under_deepspeed():
+        handler = DeepSpeedSequenceParallelConfig(sp_attn_implementation=attention)
+        parallel = {"sp_size": size, "sp_handler": handler}
+    elif attention != "sdpa":
+        raise InputError(f"{key} needs attn_implementation: sdpa under FSDP, not {attention}")
+    else:
+        parallel = {"cp_size": size}
+    args.parallelism_config = ParallelismConfig(dp_shard_size=rows, **parallel)
 
 # %% ../nbs/40_trainer.ipynb #145212a9
 def load_for_training(choice: ModelChoice, args, tokenizer):
     """The model of `choice` for a trainer with `args`.
 
-    Without CPU shortcuts its attention is transformers' default, unless `choice` names one."""
+    Without CPU shortcuts its attention is transformers' default, and for packed rows on a GPU what
+    `use_packed_attention` chooses, unless `choice` names one."""
     model = load_model(choice, tokenizer)
-    if not use_cpu_shortcuts(args) and not choice.attn_implementation and model._supports_sdpa:
+    if choice.attn_implementation or use_cpu_shortcuts(args):
+        pass
+    elif packs(args) and torch.cuda.is_available() and not args.use_cpu:
+        half = model.dtype in (torch.bfloat16, torch.float16) or args.bf16 or args.fp16
+        line = use_packed_attention(model, half)
+        if args.process_index == 0:
+            print(line)
+    elif model._supports_sdpa:
         model.set_attn_implementation("sdpa")
+    share_rows(model, args)
     return model
 
 # %% ../nbs/40_trainer.ipynb #3c81e12f

@@ -277,12 +277,10 @@ def test_a_time_limit_while_the_server_loads(batch, tmp_path):
     assert done.returncode == 1 and not found and "the end of its log" not in done.stdout
 
 
-def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
-    "serve.sh: vLLM alone on one node; on two, Ray's head and vLLM on one, a worker on the other."
-    (tmp_path / "python").write_text("#!/bin/bash\necho 2\n")
+def test_a_server_over_all_nodes_joins_them_by_itself(tmp_path):
+    "serve.sh: vLLM alone on one node; on two, a node's rank each, and one HTTP server."
     (tmp_path / "scontrol").write_text("#!/bin/bash\necho node1; echo node2\n")
-    for name in ("vllm", "ray"):
-        (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/said\n')
+    (tmp_path / "vllm").write_text(f'#!/bin/bash\necho "vllm $*" > {tmp_path}/said\n')
     for file in tmp_path.iterdir():
         file.chmod(0o755)
 
@@ -298,14 +296,93 @@ def test_the_server_over_all_nodes_is_ray_and_vllm(tmp_path):
         }
         command = ["bash", ROOT / "scripts/slurm/serve.sh", "org/R1", "--tensor-parallel-size", "8"]
         assert subprocess.run(command, env=env, timeout=60).returncode == 0
-        said = sorted((tmp_path / "said").read_text().splitlines())
-        (tmp_path / "said").unlink()
-        return said
+        return (tmp_path / "said").read_text().strip()
 
     vllm = "vllm serve org/R1 --host 0.0.0.0 --port 8000 --tensor-parallel-size 8"
-    assert serve(1, 0) == [vllm]
-    assert serve(2, 0) == [
-        "ray start --head --port=8001 --block",
-        f"{vllm} --distributed-executor-backend ray",
-    ]
-    assert serve(2, 1) == ["ray start --address=node1:8001 --block"]
+    assert serve(1, 0) == vllm
+    joined = "--nnodes 2 --node-rank {} --master-addr node1 --master-port 8001"
+    first, second = serve(2, 0), serve(2, 1)
+    assert first == f"{vllm} {joined.format(0)} --data-parallel-rpc-port 8002"
+    assert second == f"{vllm} {joined.format(1)} --data-parallel-rpc-port 8002 --headless"
+
+
+@pytest.mark.vllm
+def test_vllm_has_the_options_of_the_server_over_all_nodes():
+    "vLLM's own parser takes them, spelled as in serve.sh."
+    pytest.importorskip("vllm")
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    text = (ROOT / "scripts/slurm/serve.sh").read_text().split("set -uo pipefail")[1]
+    used = set(re.findall(r"--[a-z][a-z-]+", text))
+    expected = {"--host", "--port", "--nnodes", "--node-rank", "--master-addr", "--master-port"}
+    assert used == {*expected, "--data-parallel-rpc-port", "--headless"}
+    known = set(make_arg_parser(FlexibleArgumentParser())._option_string_actions)
+    assert used <= known
+    assert {f"--{kind}-parallel-size" for kind in ("tensor", "pipeline", "data")} <= known
+
+
+def test_two_submissions_of_sft_do_not_share_a_folder(batch, tmp_path):
+    "The same arguments name the same folder, so that a second submission resumes; others do not."
+
+    def folder(*arguments):
+        done, found = batch("sft.slurm", "org/model", "org/data.v1", *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(found["R1NB_JOB"])["run_dir"]
+
+    first = folder("ddp", "--learning_rate", "1e-5")
+    assert re.fullmatch(rf"{tmp_path}/runs/sft/model-data\.v1-[0-9a-f]{{8}}", first)
+    assert folder("ddp", "--learning_rate", "1e-5") == first
+    assert folder("ddp", "--learning_rate", "2e-5") != first
+    assert folder("--run-dir", "mine") == "mine"
+
+
+def test_a_pipeline_asks_for_what_its_stages_use(tmp_path):
+    "`--dry-run` prints the script of every stage and of the report, each with its own request."
+    site = {"R1NB_GPUS_PER_NODE": "8", "R1NB_SBATCH_OPTIONS": "--constraint=h100"}
+    recipe = ROOT / "scripts/recipes/quickstart.yaml"
+    options = ("--slurm", "--dry-run", "--time", "60", "--sbatch=--reservation=mine")
+    shown = r1nb("pipeline", recipe, *options, cwd=tmp_path, runs=tmp_path, **site)
+    assert shown.code == 0, shown.err
+    parts = re.split(r"^### (\w+)\n", shown.out, flags=re.M)[1:]
+    scripts = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert list(scripts) == ["generate", "curate", "sft", "grpo", "evaluate", "report"]
+
+    def asked(option):
+        found = {k: re.findall(rf"^#SBATCH {option}(.*)$", s, re.M) for k, s in scripts.items()}
+        return {k: v[-1] for k, v in found.items() if v}
+
+    # The teacher of the quickstart is scripted; its evaluation runs in one process.
+    assert asked("--gres=gpu:") == {"sft": "8", "grpo": "8", "evaluate": "1"}
+    assert list(asked("--exclusive")) == list(asked("--mem=0")) == ["sft", "grpo"]
+    assert asked("--signal=B:USR1@") == {
+        k: "900" if k in ("sft", "grpo") else "180" for k in scripts
+    }
+    assert set(asked("--constraint=h100")) == set(asked("--reservation=mine")) == set(scripts)
+    assert "evaluate asks for 1 of the 8 GPUs of a node" in shown.err
+
+
+@pytest.mark.parametrize("stage", ["grpo", "generate"])
+def test_the_server_loads_what_the_training_would(tmp_path, monkeypatch, stage):
+    "A run's folder, the bundled model, a revision; and all GPUs of the node that fit its heads."
+    from r1nb import slurm
+    from r1nb.models import tiny_model
+
+    monkeypatch.setattr(slurm, "is_vllm_for_cpu", lambda: False)
+    tiny_model(tmp_path / "run" / "model")  # 4 heads
+    (tmp_path / "run" / "manifest.json").write_text('{"stage": "sft"}')
+
+    def words(model, **options):
+        overrides = {"model_name_or_path": model, "model_revision": "v2"}
+        options = slurm.SlurmOptions(server="vllm", gpus_per_node=8, **options)
+        return slurm.server_command(slurm.Job(stage, overrides=overrides), options).split()
+
+    found = words(str(tmp_path / "run"))
+    assert str(tmp_path / "run" / "model") in found
+    assert found[found.index("--revision") + 1] == "v2"
+    tp = "--tensor_parallel_size" if stage == "grpo" else "--tensor-parallel-size"
+    assert found[found.index(tp) + 1] == "4"
+    found = words(str(tmp_path / "run"), tp=2)
+    assert found[found.index(tp) + 1] == "2"
+    if stage == "generate":  # the client asks for the model by the name in the recipe
+        assert found[found.index("--served-model-name") + 1] == str(tmp_path / "run")

@@ -264,6 +264,45 @@ def test_modernise_distilabel():
     )
 
 
+@pytest.mark.vllm
+@needs("vllm")
+def test_vllm_rollouts_on_cpu():
+    "What it replaces is still there; tests/test_vllm.py shows the effect."
+    python(
+        "import inspect\n"
+        "from r1nb.compat import fetch_vllm, vllm_rollouts_on_cpu\n"
+        "import trl.trainer.grpo_trainer as trainer\n"
+        "fetch_vllm()\n"
+        "from trl.generation import vllm_client, vllm_generation\n"
+        "generation, client = vllm_generation.VLLMGeneration, vllm_client.VLLMClient\n"
+        "assert 'self.llm = LLM(' in inspect.getsource(generation._init_vllm)\n"
+        "source = inspect.getsource(generation.sync_weights)\n"
+        "for text in ('self._iter_named_params()', 'self.vllm_client.update_named_params(',\n"
+        "             'self.llm.llm_engine.model_executor.driver_worker.model_runner'):\n"
+        "    assert text in source\n"
+        "source = inspect.getsource(client.init_communicator)\n"
+        "assert 'which needs a CUDA device' in source and 'get_server_info' in source\n"
+        "names = list(inspect.signature(client.update_named_params).parameters)\n"
+        "assert names == ['self', 'metadata', 'named_params']\n"
+        "from vllm.v1.worker.gpu_model_runner import GPUModelRunner\n"
+        "names = inspect.signature(GPUModelRunner.reload_weights).parameters\n"
+        "assert 'weights_iterator' in names\n"
+        "from vllm.v1.worker.worker_base import WorkerBase\n"
+        "assert not hasattr(WorkerBase, 'load_weights_from_file')\n"
+        "vllm_rollouts_on_cpu()\n"
+        "assert trainer.VLLMGeneration.sync_weights.__module__ == 'r1nb.compat'\n"
+        "client = object.__new__(client)\n"
+        "client.base_url = 'http://x'\n"
+        "client.get_server_info = lambda: {'parallel_config': {'worker_extension_cls': ''}}\n"
+        "try:\n"
+        "    client.init_communicator()\n"
+        "except Exception as e:\n"
+        "    assert '--worker-extension-cls r1nb.compat.WeightsFromFile' in str(e)\n"
+        "else:\n"
+        "    raise AssertionError('not refused')\n"
+    )
+
+
 # ---- lighteval ---------------------------------------------------------------------------------
 
 lighteval = needs("lighteval")

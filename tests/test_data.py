@@ -10,6 +10,7 @@ import time
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT, finish, r1nb, start, succeeds, wait_for
 
 from r1nb.runs import Run, read_log
@@ -473,6 +474,16 @@ def test_pass_rates_are_sampled_once_and_used(tiny_model, tmp_path):
         "train"
     ]
     assert len(rows) == 4 and [len(r) for r in rows["pass_rate_generations"]] == [4] * 4
+    # The same as a recipe, under Open-R1's names; the command line wins.
+    keys = {k.removeprefix("--"): v for k, v in zip(options[::2], options[1::2], strict=True)}
+    keys |= {"model_name_or_path": str(tiny_model), "pass_rate_min": 0, "pass_rate_max": 0.5}
+    keys |= {"reward_funcs": ["accuracy"]}
+    (tmp_path / "rate.yaml").write_text(yaml.safe_dump(keys))
+    command = ("pass_rate.py", "--config", "rate.yaml", "--pass_rate_max", 0.4)
+    again = script(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "4 with a pass rate from 0.0 to 0.4" in again.stdout
+    assert (tmp_path / "run/dataset/traces.jsonl").stat().st_mtime_ns == drawn
     refused = script("pass_rate.py", "--dataset_name", "p.jsonl", cwd=tmp_path)
     assert refused.returncode == 2 and "--model_name_or_path is needed" in refused.stderr
     kept = r1nb(

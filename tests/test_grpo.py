@@ -521,3 +521,86 @@ def test_vllm_is_imported_on_request():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+ENDS = {"eos_token_id": [1, 2]}  # 2 is the template's end of turn, 1 another of the model's own
+
+
+@pytest.fixture
+def prepared(folder, tmp_path, monkeypatch):
+    "Call it with keys of a recipe: the trainer's arguments and policy, as `run_grpo` makes them."
+    (folder / "generation_config.json").write_text(json.dumps(ENDS))
+    monkeypatch.setattr(grpo, "fetch_vllm", lambda: None)
+    monkeypatch.setattr(grpo, "vllm_rollouts_on_cpu", lambda: None)
+    monkeypatch.setattr(grpo, "has_vllm", lambda: True)
+    made = {}
+
+    def take(policy, **options):
+        made.update(policy=policy, **options)
+
+    def call(**keys):
+        recipe = {**RECIPE, "model_name_or_path": str(folder), "reward_funcs": "format", **keys}
+        (problems, model, args), _ = configure(grpo.stage, recipe)
+        args.output_dir = str(tmp_path)
+        for kind in ("GRPOTrainer", "GroupTrainer"):
+            monkeypatch.setattr(grpo, kind, take)
+        grpo.make_trainer(problems, model, args, load_tokenizer(model))
+        return made["args"], made["policy"]
+
+    yield call
+    (folder / "generation_config.json").unlink()
+
+
+def test_completions_end_with_the_template_and_with_the_models_own_tokens(prepared):
+    args, policy = prepared()
+    assert policy.generation_config.eos_token_id == [1, 2]
+    assert not args.generation_kwargs
+    args, _ = prepared(use_vllm=True, generation_kwargs={"stop_token_ids": [7], "min_tokens": 2})
+    assert args.generation_kwargs == {"stop_token_ids": [1, 2, 7], "min_tokens": 2}
+
+
+def test_without_vllm_trl_ends_completions_with_all_of_them(folder, tmp_path):
+    (folder / "generation_config.json").write_text(json.dumps(ENDS))
+    recipe = {**RECIPE, "model_name_or_path": str(folder), "reward_funcs": "format"}
+    (problems, model, args), _ = configure(grpo.stage, recipe)
+    args.output_dir = str(tmp_path)
+    trainer = grpo.make_trainer(problems, model, args, load_tokenizer(model))
+    (folder / "generation_config.json").unlink()
+    assert sorted(trainer.eos_token_ids) == [1, 2]
+    assert sorted(trainer.generation_config.eos_token_id) == [1, 2]
+
+
+def test_a_colocated_engine_gets_the_longest_sequence_as_its_context(prepared):
+    args, policy = prepared(use_vllm=True, max_prompt_length=200)
+    assert args.vllm_max_model_length == 206
+    args, _ = prepared(use_vllm=True)
+    assert 6 < args.vllm_max_model_length < policy.config.max_position_embeddings
+    assert prepared(use_vllm=True, vllm_max_model_length=99)[0].vllm_max_model_length == 99
+    assert prepared(use_vllm=True, vllm_mode="server")[0].vllm_max_model_length is None
+
+
+def test_with_vllm_the_cpu_shortcuts_stay_off(prepared):
+    args, _ = prepared(use_vllm=True)
+    assert not use_cpu_shortcuts(args)
+    assert use_cpu_shortcuts(prepared()[0])
+
+
+def test_the_reference_has_the_policys_revision(folder, tmp_path, monkeypatch):
+    "TRL loads it by name; a folder takes any revision."
+    import trl.trainer.grpo_trainer as trl_grpo
+
+    loaded = {}
+    load = trl_grpo.create_model_from_path
+
+    def remember(name, **options):
+        loaded.update(options)
+        return load(name, **options)
+
+    monkeypatch.setattr(trl_grpo, "create_model_from_path", remember)
+    keys = {"model_name_or_path": str(folder), "model_revision": "v2", "reward_funcs": "format"}
+    for beta, expected in ((0.0, None), (0.1, "v2")):
+        (problems, model, args), _ = configure(grpo.stage, {**RECIPE, **keys, "beta": beta})
+        args.output_dir = str(tmp_path)
+        trainer = grpo.make_trainer(problems, model, args, load_tokenizer(model))
+        assert loaded.get("revision") == expected
+    assert trainer.ref_model is not None

@@ -56,7 +56,7 @@ def gone(mark, within=20):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "accelerator", ["fsdp", pytest.param("zero3", marks=deepspeed)]
-)  # ddp: test_slurm; zero2 below
+)  # ddp: test_slurm; zero2 below; fsdp is DDP on CPUs, test_gpu shards it
 def test_two_ranks_learn_as_one(recipe, alone, accelerator, tmp_path):
     """Same global batch, same losses.
 

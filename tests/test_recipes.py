@@ -7,12 +7,14 @@ import re
 import pytest
 import yaml
 from conftest import ROOT
-from transformers import TrainingArguments
 
 from r1nb import grpo, sft
+from r1nb.jobs import Job, run_folder
+from r1nb.pipeline import load_pipeline
 from r1nb.problems import R1_SYSTEM_PROMPT
-from r1nb.recipes import configure, read_yaml
-from r1nb.runs import append_jsonl, open_run
+from r1nb.recipes import configure, read_stage, read_yaml
+from r1nb.runs import append_jsonl, as_launched, open_run
+from r1nb.settings import InputError
 from r1nb.stages import load_stage
 
 FOLDER = ROOT / "scripts/recipes"
@@ -49,6 +51,12 @@ def stage_of(path):
     return load_stage({"dataset_filtering": "generate"}.get(path.parent.name, path.parent.name))
 
 
+def generates(path):
+    "A recipe of pass_rate.py without that script's own keys: those of generate."
+    own = {"pass_rate_min", "pass_rate_max", "reward_funcs"}
+    return {k: v for k, v in read_stage(path).items() if k not in own}
+
+
 def head(path):
     "What the comments at the top of a recipe state: processes, global batch and its unit."
     found = re.search(
@@ -61,15 +69,33 @@ def head(path):
 
 
 @pytest.fixture
-def parsed(monkeypatch):
+def parsed():
     "Reads a recipe as one of the processes that its head states would."
 
     def read(path):
-        processes = head(path)[0] if path in TRAINING else 1
-        monkeypatch.setattr(TrainingArguments, "world_size", property(lambda _: processes))
-        return configure(stage_of(path), path)[0]
+        with as_launched(head(path)[0] if path in TRAINING else 1):
+            return configure(stage_of(path), path if path in TRAINING else generates(path))[0]
 
     return read
+
+
+def test_recipes_have_run_folders_of_their_own(tmp_path):
+    "`r1nb grpo --config …/config_demo.yaml` for two models; the recipe's own output_dir wins."
+    folders = [run_folder(Job(p.parent.name, config=str(p))) for p in TRAINING]
+    assert len(set(folders)) == len(TRAINING)
+    assert {f.parent.name for f in folders} == {"sft", "grpo"}
+    text = GRPO[0].read_text("utf-8")
+    (tmp_path / "own.yaml").write_text(f"{text}\noutput_dir: {tmp_path}/data/mine\n")
+    job = Job("grpo", config=str(tmp_path / "own.yaml"))
+    assert run_folder(job) == tmp_path / "data/mine"
+    assert (
+        run_folder(dataclasses.replace(job, overrides={"output_dir": f"{tmp_path}/b"}))
+        == tmp_path / "b"
+    )
+    pipeline = {"name": "p", "stages": {"sft": {"output_dir": "data/mine"}}}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(pipeline))
+    with pytest.raises(InputError, match="stage 'sft': output_dir"):
+        load_pipeline(tmp_path / "p.yaml")
 
 
 def test_recipes_are_found():
@@ -95,7 +121,10 @@ def test_a_recipe_is_read(path, parsed):
 def test_the_global_batch_is_the_stated_one(path, parsed):
     args = parsed(path)[-1]
     processes, batch, unit = head(path)
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    at_a_time = processes // getattr(
+        args, "sequence_parallel_size", 1
+    )  # ranks with rows of their own
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * at_a_time
     assert rows == batch
     assert unit == ("sequences" if path.parent.name == "sft" else "completions")
 
@@ -146,6 +175,7 @@ CHANGED = {  # the batch is one group, see short_run
     "model_revision": "main",
     "attn_implementation": None,  # flash-attn
     "optim": "adamw_torch",  # bitsandbytes
+    "sequence_parallel_size": 1,  # one process
     "use_vllm": False,
     "dataset_num_proc": None,
     "max_length": 256,

