@@ -112,20 +112,20 @@ def default_run_dir(stage: str, config=None) -> Path:
 
     `output_dir` of the recipe; else `runs/<stage>/<name of the recipe>`, or
     `runs/<stage>/<MODEL>-<NAME>` for a recipe `MODEL/<stage>/config_NAME.yaml`."""
-    if isinstance(config, (str, Path)):
-        file, _, part = str(config).partition("#")
+    named, keys = isinstance(config, (str, Path)), config or {}
+    if named:
+        keys = {}
         with suppress(InputError):  # a damaged recipe is reported when it is checked
-            config_values = read_stage(config)
-            if config_values.get("output_dir"):
-                return Path(str(config_values["output_dir"]))
-        path = Path(file)
-        own = path.absolute().parent
-        if not part and own.name == stage and path.stem.startswith("config_"):
-            return settings().runs / stage / f"{own.parent.name}-{path.stem[len('config_') :]}"
-        return settings().runs / stage / path.stem
-    if isinstance(config, dict) and config.get("output_dir"):
-        return Path(str(config["output_dir"]))
-    return settings().runs / stage / "default"
+            keys = read_stage(config)
+    if keys.get("output_dir"):
+        return Path(str(keys["output_dir"]))
+    name = "default"
+    if named:
+        file, _, part = str(config).partition("#")
+        name, folder = Path(file).stem, Path(file).absolute().parent
+        if not part and folder.name == stage and name.startswith("config_"):
+            name = f"{folder.parent.name}-{name.removeprefix('config_')}"
+    return settings().runs / stage / name
 
 # %% ../nbs/63_jobs.ipynb #17b74423
 def open_job(
