@@ -180,6 +180,7 @@ from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
 from .stages import Stage
 from .templates import longest_prompt, prefilled
 from r1nb.trainer import (
+    PREVIEW_TOKENS,
     TrainingDefaults,
     check_training,
     load_for_training,
@@ -315,7 +316,7 @@ def preview(
 ):
     """Table of prompt, completion and each reward for a few completions of `model`.
 
-    They are sampled with the temperature, top-p and length of training."""
+    They are sampled with the temperature and top-p of training; a long one is cut."""
     from r1nb.rewards import preview_rewards
     from r1nb.sampling import SamplingConfig, TransformersSampler
 
@@ -324,7 +325,7 @@ def preview(
         num_generations=num_samples,
         temperature=args.temperature,
         top_p=args.top_p,
-        max_new_tokens=args.max_completion_length,
+        max_new_tokens=min(args.max_completion_length, PREVIEW_TOKENS),
         seed=args.seed,
     )
     sampler = TransformersSampler(model, sampling)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'USAGE', 'local_inputs', 'check_stage', 'default_run_dir', 'open_job', 'Job', 'run_folder', 'stage_of',
-           'notebook_job', 'prepare', 'unfinished', 'listeners', 'execute_job', 'run_here', 'ranks_of', 'job_command',
-           'written_keys', 'gpus_a_rank', 'one_gpu', 'start_job', 'guarded', 'check_job', 'main', 'script']
+           'notebook_job', 'prepare', 'unfinished', 'listeners', 'collective_timeout', 'execute_job', 'run_here',
+           'ranks_of', 'job_command', 'written_keys', 'gpus_a_rank', 'one_gpu', 'start_job', 'guarded', 'check_job',
+           'main', 'script']
 
 # %% ../nbs/63_jobs.ipynb #fbc25a95
 import ast
@@ -42,6 +43,7 @@ from r1nb.ranks import (
 )
 from .recipes import configure, merge, parse_overrides, read_stage
 from r1nb.runs import (
+    COLLECTIVE_TIMEOUT,
     Preempted,
     Run,
     as_launched,
@@ -383,6 +385,18 @@ def listeners(run: Run):
                 with suppress(OSError, ValueError):
                     file.close()  # fails if the terminal is gone
 
+# %% ../nbs/63_jobs.ipynb #33b74ddc
+def collective_timeout(job: Job) -> float:
+    "Seconds that a rank of `job` waits for the others in a collective."
+    if find_stage(job.stage).ranks == "sample":
+        return 30 * 86400
+    try:
+        keys = merge(read_stage(job.config) if job.config else {}, job.overrides)
+        seconds = float(keys.get("ddp_timeout", COLLECTIVE_TIMEOUT))
+        return seconds if 0 < seconds < float("inf") else COLLECTIVE_TIMEOUT
+    except (InputError, TypeError, ValueError):
+        return COLLECTIVE_TIMEOUT  # rank 0 says what is wrong with the recipe
+
 # %% ../nbs/63_jobs.ipynb #5a749bda
 def execute_job(job: Job) -> int:
     """Run `job` in this process, which is one of its ranks; returns the exit code.
@@ -393,7 +407,7 @@ def execute_job(job: Job) -> int:
     PapermillExecutionError = import_papermill().exceptions.PapermillExecutionError
     notebook = Path(job.notebook) if job.notebook else job_notebook(job.stage)
     if world_size() > 1:
-        join_ranks(in_step=find_stage(job.stage).ranks != "sample")
+        join_ranks(collective_timeout(job))
     try:
         path, status, parameters = shared(lambda: prepare(job))
     except InputError:
