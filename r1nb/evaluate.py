@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'ALIASES', 'stage', 'grade', 'compare', 'reproductions', 'Task', 'leave_out_unreadable', 'sampled_locally',
-           'longest_prompt', 'preflight', 'describe_first', 'task_folder', 'sample_model', 'opened_thought',
-           'describe_unknown_thoughts', 'EvaluateConfig', 'load_tasks', 'configure', 'compared_models', 'check',
-           'run_evaluate', 'load_results', 'results_by_task', 'read_graded', 'compare_runs']
+           'preflight', 'describe_first', 'task_folder', 'sample_model', 'opened_thought', 'describe_unknown_thoughts',
+           'EvaluateConfig', 'load_tasks', 'configure', 'compared_models', 'check', 'run_evaluate', 'load_results',
+           'results_by_task', 'read_graded', 'compare_runs']
 
 # %% ../nbs/50_evaluate.ipynb #6a6a4afb
 import gc
@@ -26,7 +26,13 @@ from r1nb.benchmarks import (
     reported,
     unreadable_references,
 )
-from .models import ModelChoice, check_model, load_tokenizer, resolve_model
+from r1nb.models import (
+    ModelChoice,
+    check_model,
+    context_length,
+    load_tokenizer,
+    resolve_model,
+)
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
     ProblemsConfig,
@@ -48,7 +54,7 @@ from r1nb.statistics import (
     summarize,
     verdict_matrix,
 )
-from .templates import prefilled, with_think
+from .templates import longest_prompt, prefilled, with_think
 
 # %% ../nbs/50_evaluate.ipynb #724d0768
 def _levels_and_subjects(rows: dict[str, dict]) -> dict[str, dict]:
@@ -219,13 +225,8 @@ def sampled_locally(task: Task) -> bool:
     return task.sampling.backend not in ("server", "replay")
 
 
-def longest_prompt(tokenizer, task: Task) -> int:
-    "Return the number of tokens of the longest prompt of `task`."
-    texts = [
-        tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True)
-        for _, m in task.prompts
-    ]
-    return max(map(len, tokenizer(texts, add_special_tokens=False).input_ids))
+def _longest_prompt(tokenizer, task: Task) -> int:
+    return longest_prompt(tokenizer, [messages for _, messages in task.prompts])
 
 
 def _check_context(tokenizer, task: Task, positions: int | None, model: str) -> dict:
@@ -235,7 +236,7 @@ def _check_context(tokenizer, task: Task, positions: int | None, model: str) -> 
     exceed it, or the task's `max_model_length`."""
     limits = [n for n in (positions, task.sampling.max_model_length) if n]
     context = min(limits, default=None)
-    prompt, limit = longest_prompt(tokenizer, task), task.sampling.max_new_tokens
+    prompt, limit = _longest_prompt(tokenizer, task), task.sampling.max_new_tokens
     if context and prompt >= context:
         raise InputError(
             f"{task.name}: a prompt of {prompt} tokens does not fit into the {context} positions "
@@ -290,7 +291,7 @@ def preflight(choice: ModelChoice, tasks: list[Task]) -> list[dict]:
         )
         for kind in (AutoConfig, AutoTokenizer)
     )
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = context_length(config)
     rows = [_check_context(tokenizer, t, positions, choice.model_name_or_path) for t in tasks]
     return rows + _check_format(choice, config, tokenizer, own_tokenizer.eos_token, bare)
 
@@ -337,7 +338,7 @@ class _LazySampler:
         if sampling.backend not in ("auto", "vllm") or sampling.max_model_length is not None:
             return sampling
         tokenizer = load_tokenizer(self.choice)
-        needed = [longest_prompt(tokenizer, t) + t.sampling.max_new_tokens for t in self.tasks]
+        needed = [_longest_prompt(tokenizer, t) + t.sampling.max_new_tokens for t in self.tasks]
         return replace(sampling, max_model_length=max(needed))
 
     def __call__(self, sampling: SamplingConfig):

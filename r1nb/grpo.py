@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LOSS_TYPES', 'REFERENCES_CHECKED', 'PROGRAM_REWARDS', 'CLASSES', 'ALIASES', 'stage', 'Terms', 'clipped', 'kl_k3',
            'aggregate', 'grpo_loss', 'cispo', 'sapo', 'vespo', 'reward_problems', 'prompt_dataset', 'check_references',
-           'check_tests', 'GRPOConfig', 'check', 'preview', 'GroupTrainer', 'set_end_tokens', 'count_tokens',
-           'longest_sequence', 'prepare_vllm', 'make_trainer', 'server_errors', 'first_and_last_reward', 'run_grpo']
+           'check_tests', 'GRPOConfig', 'check', 'preview', 'GroupTrainer', 'set_end_tokens', 'longest_sequence',
+           'prepare_vllm', 'make_trainer', 'server_errors', 'first_and_last_reward', 'run_grpo']
 
 # %% ../nbs/45_grpo.ipynb #ee34d849
 from typing import NamedTuple
@@ -164,7 +164,7 @@ with vllm_left_out():
 
 from .benchmarks import describe_problems, unreadable_references
 from .judges import EXPLOITABLE_TASKS
-from .models import ModelChoice, check_model, load_tokenizer
+from .models import ModelChoice, check_model, context_length, load_tokenizer
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
     ProblemsConfig,
@@ -178,8 +178,9 @@ from .sampling import end_tokens, has_vllm
 from .settings import InputError
 from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
 from .stages import Stage
-from .templates import prefilled
+from .templates import longest_prompt, prefilled
 from r1nb.trainer import (
+    PREVIEW_TOKENS,
     TrainingDefaults,
     check_training,
     load_for_training,
@@ -219,10 +220,7 @@ def prompt_dataset(
         return dataset
 
     def fits(row):
-        text = tokenizer.apply_chat_template(
-            row["prompt"], tokenize=False, add_generation_prompt=True
-        )
-        return len(tokenizer(text, add_special_tokens=False).input_ids) <= max_prompt_length
+        return longest_prompt(tokenizer, [row["prompt"]]) <= max_prompt_length
 
     short = dataset.filter(fits)
     if not len(short):
@@ -318,7 +316,7 @@ def preview(
 ):
     """Table of prompt, completion and each reward for a few completions of `model`.
 
-    They are sampled with the temperature, top-p and length of training."""
+    They are sampled with the temperature and top-p of training; a long one is cut."""
     from r1nb.rewards import preview_rewards
     from r1nb.sampling import SamplingConfig, TransformersSampler
 
@@ -327,7 +325,7 @@ def preview(
         num_generations=num_samples,
         temperature=args.temperature,
         top_p=args.top_p,
-        max_new_tokens=args.max_completion_length,
+        max_new_tokens=min(args.max_completion_length, PREVIEW_TOKENS),
         seed=args.seed,
     )
     sampler = TransformersSampler(model, sampling)
@@ -361,21 +359,11 @@ def set_end_tokens(policy, choice: ModelChoice, args, tokenizer) -> list[int]:
     return ends
 
 # %% ../nbs/45_grpo.ipynb #c4f0ff63
-def count_tokens(prompts, tokenizer) -> int:
-    "The number of tokens of the longest of `prompts` (chat messages), by the chat template."
-    texts = [
-        tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True)
-        for p in prompts
-    ]
-    return max(map(len, tokenizer(texts, add_special_tokens=False).input_ids))
-
-
 def longest_sequence(prompts, policy, args, tokenizer) -> int:
     "Tokens of the longest sequence of a training: prompt and completion, within the context."
-    prompt = args.max_prompt_length or count_tokens(prompts, tokenizer)
+    prompt = args.max_prompt_length or longest_prompt(tokenizer, prompts)
     needed = prompt + args.max_completion_length
-    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
-    return min(needed, context or needed)
+    return min(needed, context_length(policy.config) or needed)
 
 # %% ../nbs/45_grpo.ipynb #1e251661
 def prepare_vllm(args) -> None:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'USAGE', 'local_inputs', 'check_stage', 'default_run_dir', 'open_job', 'Job', 'run_folder', 'stage_of',
-           'notebook_job', 'prepare', 'unfinished', 'listeners', 'execute_job', 'run_here', 'ranks_of', 'job_command',
-           'written_keys', 'gpus_a_rank', 'one_gpu', 'start_job', 'guarded', 'check_job', 'main', 'script']
+           'notebook_job', 'prepare', 'unfinished', 'listeners', 'collective_timeout', 'execute_job', 'run_here',
+           'ranks_of', 'job_command', 'written_keys', 'gpus_a_rank', 'one_gpu', 'start_job', 'guarded', 'check_job',
+           'main', 'script']
 
 # %% ../nbs/63_jobs.ipynb #fbc25a95
 import ast
@@ -42,6 +43,7 @@ from r1nb.ranks import (
 )
 from .recipes import configure, merge, parse_overrides, read_stage
 from r1nb.runs import (
+    COLLECTIVE_TIMEOUT,
     Preempted,
     Run,
     as_launched,
@@ -112,20 +114,20 @@ def default_run_dir(stage: str, config=None) -> Path:
 
     `output_dir` of the recipe; else `runs/<stage>/<name of the recipe>`, or
     `runs/<stage>/<MODEL>-<NAME>` for a recipe `MODEL/<stage>/config_NAME.yaml`."""
-    if isinstance(config, (str, Path)):
-        file, _, part = str(config).partition("#")
+    named, keys = isinstance(config, (str, Path)), config or {}
+    if named:
+        keys = {}
         with suppress(InputError):  # a damaged recipe is reported when it is checked
-            config_values = read_stage(config)
-            if config_values.get("output_dir"):
-                return Path(str(config_values["output_dir"]))
-        path = Path(file)
-        own = path.absolute().parent
-        if not part and own.name == stage and path.stem.startswith("config_"):
-            return settings().runs / stage / f"{own.parent.name}-{path.stem[len('config_') :]}"
-        return settings().runs / stage / path.stem
-    if isinstance(config, dict) and config.get("output_dir"):
-        return Path(str(config["output_dir"]))
-    return settings().runs / stage / "default"
+            keys = read_stage(config)
+    if keys.get("output_dir"):
+        return Path(str(keys["output_dir"]))
+    name = "default"
+    if named:
+        file, _, part = str(config).partition("#")
+        name, folder = Path(file).stem, Path(file).absolute().parent
+        if not part and folder.name == stage and name.startswith("config_"):
+            name = f"{folder.parent.name}-{name.removeprefix('config_')}"
+    return settings().runs / stage / name
 
 # %% ../nbs/63_jobs.ipynb #17b74423
 def open_job(
@@ -383,6 +385,18 @@ def listeners(run: Run):
                 with suppress(OSError, ValueError):
                     file.close()  # fails if the terminal is gone
 
+# %% ../nbs/63_jobs.ipynb #33b74ddc
+def collective_timeout(job: Job) -> float:
+    "Seconds that a rank of `job` waits for the others in a collective."
+    if find_stage(job.stage).ranks == "sample":
+        return 30 * 86400
+    try:
+        keys = merge(read_stage(job.config) if job.config else {}, job.overrides)
+        seconds = float(keys.get("ddp_timeout", COLLECTIVE_TIMEOUT))
+        return seconds if 0 < seconds < float("inf") else COLLECTIVE_TIMEOUT
+    except (InputError, TypeError, ValueError):
+        return COLLECTIVE_TIMEOUT  # rank 0 says what is wrong with the recipe
+
 # %% ../nbs/63_jobs.ipynb #5a749bda
 def execute_job(job: Job) -> int:
     """Run `job` in this process, which is one of its ranks; returns the exit code.
@@ -393,7 +407,7 @@ def execute_job(job: Job) -> int:
     PapermillExecutionError = import_papermill().exceptions.PapermillExecutionError
     notebook = Path(job.notebook) if job.notebook else job_notebook(job.stage)
     if world_size() > 1:
-        join_ranks(in_step=find_stage(job.stage).ranks != "sample")
+        join_ranks(collective_timeout(job))
     try:
         path, status, parameters = shared(lambda: prepare(job))
     except InputError:

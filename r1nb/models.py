@@ -6,7 +6,8 @@
 __all__ = ['BUNDLED', 'BUNDLED_NAME', 'GROUPED', 'CHECKED_BYTES', 'HUB_KERNEL', 'bundled_gguf', 'bundled_model', 'resolve_model',
            'tiny_model', 'native_dtype', 'grouped_attention', 'attention_for', 'ModelChoice', 'read_json',
            'load_tokenizer', 'tensors_in', 'weight_files', 'empty_model', 'not_finite', 'check_finite', 'check_model',
-           'check_tokenizer', 'on_this_gpu', 'load_model', 'has_plain_attention', 'use_packed_attention', 'save_model']
+           'check_tokenizer', 'on_this_gpu', 'load_model', 'has_plain_attention', 'context_length',
+           'use_packed_attention', 'save_model']
 
 # %% ../nbs/21_models.ipynb #5b7687f6
 import importlib.util
@@ -554,6 +555,11 @@ def has_plain_attention(model) -> bool:
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not getattr(config, "sliding_window", None)
     )
+
+# %% ../nbs/21_models.ipynb #2d7301b4
+def context_length(config) -> int | None:
+    "The tokens of the context in a model's `config`; None if it does not say."
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 # %% ../nbs/21_models.ipynb #8709308a
 HUB_KERNEL = "kernels-community/flash-attn2"  # what transformers, too, loads without flash-attn

@@ -7,8 +7,8 @@ __all__ = ['GIB', 'SHARDED', 'TILE', 'COPIES', 'KNOWN', 'CATEGORIES', 'VLLM_EXTR
            'NoRoom', 'states', 'layer_bytes', 'head_width', 'LiveBytes', 'kernel_attention', 'head_loss', 'Update',
            'mask_of', 'use_attention', 'update_peak', 'cache_bytes', 'sampling_bytes', 'Machine', 'Work', 'weight_type',
            'known_model', 'planned_model', 'Count', 'count_parameters', 'buffer_bytes', 'optimizer_bytes', 'resident',
-           'step_bytes', 'longest', 'vllm_trial', 'vllm_cache', 'training_phases', 'sampling_phases', 'configured',
-           'find_of', 'Assumptions', 'check_length', 'attention_of', 'no_progress_bars', 'prompt_tokens', 'count_rows',
+           'step_bytes', 'vllm_trial', 'vllm_cache', 'training_phases', 'sampling_phases', 'configured', 'find_of',
+           'Assumptions', 'check_length', 'attention_of', 'no_progress_bars', 'prompt_tokens', 'count_rows',
            'training_work', 'sft_work', 'grpo_work', 'largest_of', 'sampled_work', 'token_flops', 'decode_seconds',
            'Estimate', 'step_count', 'estimate', 'Plan', 'plan_stage', 'plan_rows', 'aligned', 'duration_text',
            'estimate_lines', 'plan_lines', 'cause', 'verdict', 'smaller_batches', 'halves', 'vllm_changes', 'changes',
@@ -29,13 +29,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .jobs import Job, check_job, guarded
-from .models import ModelChoice, empty_model, native_dtype, resolve_model
+from .models import ModelChoice, context_length, empty_model, native_dtype, resolve_model
 from .pipeline import load_pipeline
 from .ranks import sharding_of, suited
 from .recipes import configure, read_yaml
 from .runs import as_launched, find_run
 from .settings import InputError, did_you_mean, settings
 from .stages import find_stage, load_stage
+from .templates import longest_prompt
 
 GIB = 2**30
 
@@ -567,11 +568,6 @@ def step_bytes(work: Work, machine: Machine, count: Count, dtype) -> tuple[float
 VLLM_EXTRA = 1.0  # GiB of vLLM's CUDA graphs, and of what torch does not allocate
 
 
-def longest(model) -> int | None:
-    "The tokens of the context of `model`; None if its configuration does not say."
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def vllm_trial(work: Work, machine: Machine, config, bytes_each: int) -> float:
     "Bytes in vLLM's share that are neither weights nor cache: its trial batch, and `VLLM_EXTRA`."
     large = machine.memory >= 70  # vLLM's defaults
@@ -593,7 +589,7 @@ def vllm_cache(work: Work, machine: Machine, model) -> float:
     weights = sum(p.numel() for p in model.parameters()) * each / work.parallel
     rest = work.share * machine.memory * GIB - weights - vllm_trial(work, machine, config, each)
     token = cache_bytes(config, each) / work.parallel
-    most, length = work.context or longest(model), work.prompt + work.completion
+    most, length = work.context or context_length(config), work.prompt + work.completion
     if rest < (most or length) * token:
         raise NoRoom(
             f"vLLM's share of {work.share:g} of {machine.memory:g} GiB has no room for "
@@ -698,7 +694,7 @@ def check_length(model, work: Work, length: int, what: str) -> None:
     """Raise `InputError` if sequences of `length` tokens are longer than the context of `model`.
 
     A guessed length of the prompts does not count."""
-    most, length = longest(model), length - work.prompt * work.guessed
+    most, length = context_length(model.config), length - work.prompt * work.guessed
     if most and length > most:
         raise InputError(f"{what}: {length} tokens, but the model's context has {most}")
 
@@ -747,8 +743,7 @@ def prompt_tokens(work: Work, problems, most: int | None, given: Assumptions) ->
             with no_progress_bars():
                 some = min(1000, problems.num_problems or 1000)
                 rows = prompt_dataset(replace(problems, num_problems=some))["prompt"]
-            ids = tokenizer.apply_chat_template(list(rows), add_generation_prompt=True)
-            longest = max(map(len, getattr(ids, "input_ids", ids)))
+            longest = longest_prompt(tokenizer, rows)
             work.notes.append(f"prompts of {longest} tokens, the longest of {len(rows)}")
             return longest
         except (InputError, OSError):

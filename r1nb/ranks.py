@@ -20,7 +20,15 @@ from pathlib import Path
 
 from .compat import leave_out_shm_comm
 from .recipes import read_yaml
-from .runs import Run, now, rank, under_deepspeed, wait_for_everyone, world_size
+from r1nb.runs import (
+    COLLECTIVE_TIMEOUT,
+    Run,
+    now,
+    rank,
+    under_deepspeed,
+    wait_for_everyone,
+    world_size,
+)
 from .scheduler import batch_job
 from .settings import InputError, did_you_mean, find_file, hub_reachable, settings
 
@@ -195,26 +203,25 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 # %% ../nbs/62_ranks.ipynb #b78df904
-def join_ranks(in_step: bool = True) -> None:
+def join_ranks(timeout: float = COLLECTIVE_TIMEOUT) -> None:
     """Join the process group, so that collectives work.
 
-    With `in_step` false there is no timeout for collectives: ranks that sample end at different
-    times, so one may wait long for another."""
+    `timeout`: how many seconds a rank waits for the others in a collective; then the job fails."""
     from datetime import timedelta
 
     import torch
     from accelerate import PartialState
 
-    limit = {} if in_step else {"timeout": timedelta(days=30)}
+    limit = timedelta(seconds=timeout)
     if torch.cuda.is_available():
-        PartialState(**limit)
+        PartialState(timeout=limit)
     elif under_deepspeed():
         leave_out_shm_comm()
         os.environ["ACCELERATE_USE_CPU"] = "false"  # or accelerate drops DeepSpeed
-        PartialState(backend="gloo", **limit)
+        PartialState(backend="gloo", timeout=limit)
     else:
         os.environ["ACCELERATE_USE_CPU"] = "true"
-        PartialState(cpu=True, backend="gloo", **limit)
+        PartialState(cpu=True, backend="gloo", timeout=limit)
 
 # %% ../nbs/62_ranks.ipynb #dd1322c0
 def leave_ranks() -> None:

@@ -37,6 +37,7 @@ from r1nb.models import (
 )
 from .runs import append_jsonl, rank, read_log, world_size
 from .settings import InputError, did_you_mean
+from .templates import prompt_ids
 
 # %% ../nbs/22_sampling.ipynb #565eda95
 @dataclass(frozen=True)
@@ -250,11 +251,7 @@ class TransformersSampler:
         "`n` completions for each of `prompts` (chat messages)."
         import torch
 
-        texts = [
-            self.tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True)
-            for p in prompts
-        ]
-        ids = self.tokenizer(texts, add_special_tokens=False).input_ids
+        ids = prompt_ids(self.tokenizer, prompts)
         torch.manual_seed(seed)
         sampled = draw_tokens(
             self.model,
@@ -410,18 +407,13 @@ class VLLMSampler:
         sampled = dict(self.stream(requests))
         return [[sampled[i, k] for k in range(n)] for i in range(len(prompts))]
 
-    def _prompt(self, messages: list[dict]) -> dict:
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False).input_ids}
-
     def _add(self, messages: list[dict], seed: int) -> str:
         "Send a request to the engine. Returns its id."
         seed = seed if self.seeds and self.cfg.temperature else None
         params = _vllm_params(self.cfg, self.tokenizer.eos_token_id, seed)
         request_id = f"r1nb-{next(self._numbers)}"
-        self.llm.llm_engine.add_request(request_id, self._prompt(messages), params)
+        prompt = {"prompt_token_ids": prompt_ids(self.tokenizer, [messages])[0]}
+        self.llm.llm_engine.add_request(request_id, prompt, params)
         return request_id
 
     def stream(self, requests: list[tuple]) -> Iterator[tuple]:

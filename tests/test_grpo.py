@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from trl import SFTTrainer
 
 from r1nb import grpo, rewards, sft
 from r1nb.grpo import GroupTrainer, GRPOTrainer, prompt_dataset
@@ -225,16 +224,19 @@ def hooks_of(model):
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_without_shortcuts_everything_is_trls(stage, trained):
-    "No subclass, no method of ours, no hook, no patch; attention and optimizer of the libraries."
+    """No method of ours, no hook, no patch; attention and optimizer of the libraries.
+
+    Only the tokens of traces are made by r1nb (see test_sft), before the training.
+    """
     trained(stage, cpu_shortcuts=True)  # a run with shortcuts before it leaves nothing behind
     before = trl_functions()
     trainer, attention, _ = trained(stage, cpu_shortcuts=False)
-    assert type(trainer) is {"sft": SFTTrainer, "grpo": GRPOTrainer}[stage]
+    assert type(trainer) is {"sft": sft.TracesTrainer, "grpo": GRPOTrainer}[stage]
     assert attention == "sdpa" and hooks_of(trainer.model) == []
     assert type(trainer.optimizer.optimizer) is torch.optim.AdamW
     methods = {k: v for k, v in inspect.getmembers(trainer) if inspect.ismethod(v)}
     ours = [k for k, m in methods.items() if m.__func__.__module__.split(".")[0] == "r1nb"]
-    assert ours == []
+    assert ours == {"sft": ["_prepare_dataset"], "grpo": []}[stage]
     assert trl_functions() == before
     ours = [k for k, v in before.items() if (v.__module__ or "").split(".")[0] == "r1nb"]
     assert [k for k in ours if k[-1] != "is_vllm_available"] == []  # see vllm_left_out
@@ -282,7 +284,7 @@ def test_auto_is_off_with_a_gpu_and_where_weights_are_sharded(module, monkeypatc
 def test_a_gpu_gets_the_trainer_of_trl(stage, folder, tmp_path, traces):
     "With a GPU that is pretended: what the stage builds, without a training."
     module, run_stage, stock = {
-        "sft": (sft, sft.run_sft, SFTTrainer),
+        "sft": (sft, sft.run_sft, sft.TracesTrainer),
         "grpo": (grpo, grpo.run_grpo, GRPOTrainer),
     }[stage]
     recipe = {**RECIPE} if stage == "grpo" else {"dataset_name": str(traces)}

@@ -18,6 +18,8 @@ from conftest import ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import load_file
 
+from r1nb.jobs import Job, collective_timeout
+from r1nb.ranks import join_ranks
 from r1nb.runs import Run
 from r1nb.trainer import checkpoints
 
@@ -311,3 +313,37 @@ def test_a_truncated_checkpoint_is_skipped(recipe, alone, tmp_path):
     result = r1nb("sft", *options, cwd=tmp_path, runs=tmp_path)
     assert result.code == 0 and "resuming from checkpoint-4" in result.out, result.err[-3000:]
     assert losses(run) == pytest.approx(losses(alone), abs=1e-4)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_timeout_of_the_recipe_reaches_the_process_group(gpu, tmp_path, monkeypatch):
+    "transformers would pass ddp_timeout on itself, but only where no group exists."
+    given = {}
+
+    def state(**options):
+        given.update(options)
+
+    monkeypatch.setattr("accelerate.PartialState", state)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    (tmp_path / "r.yaml").write_text("ddp_timeout: 5400\n")
+    for job, seconds in (
+        (Job("sft", config=str(tmp_path / "r.yaml")), 5400),
+        (Job("sft", config=str(tmp_path / "r.yaml"), overrides={"ddp_timeout": "60"}), 60),
+        (Job("grpo"), 7200),
+        (Job("generate"), 30 * 86400),
+    ):
+        join_ranks(collective_timeout(job))
+        assert given["timeout"].total_seconds() == seconds
+
+
+@pytest.mark.slow
+def test_fsdp_saves_the_type_of_the_model(recipe, tiny_model, tmp_path):
+    "accelerate makes the parameters float32 under bf16; the saved ones are bfloat16 again."
+    keys = ("--dtype", "bfloat16", "--bf16", "true", "--max_steps", 1)
+    options = ("--config", recipe, *keys, "--accelerator", "fsdp", "--num_processes", 2)
+    result = r1nb("sft", *options, "--run-dir", tmp_path / "two", cwd=tmp_path, runs=tmp_path)
+    assert result.code == 0, result.err[-3000:]
+    saved = load_file(tmp_path / "two" / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    assert "no samples are shown here under ZeRO-3 and FSDP" in result.err

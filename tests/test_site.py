@@ -299,7 +299,7 @@ def test_the_map_leads_through_the_pipeline(base, open_page):
     stages = ["33_generate", "34_curate", "42_sft", "45_grpo", "50_evaluate"]
     assert {f"{stage}.html" for stage in stages} <= set(targets)
     page.locator(".map a", has_text="GRPO").click()
-    assert page.url.endswith("/r1nb/45_grpo.html")
+    page.wait_for_url("**/r1nb/45_grpo.html")
 
 
 CUT_OFF = """() => {
@@ -342,7 +342,10 @@ def test_the_gallery_compares_runs(base, open_page):
     page.get_by_role("checkbox", name="demo/grpo-0").uncheck()
     assert [lines.nth(i).is_visible() for i in (0, 1)].count(True) == 1
     page.get_by_role("link", name="demo/sft").click()
+    page.wait_for_url("**/demo-sft.html")
     page.get_by_role("link", name="The executed notebook").click()
+    page.wait_for_url("**/demo-sft.notebook.html")
+    page.locator("img").wait_for()
     assert page.locator("img").count() == 1 and page.troubles == []
 
 
