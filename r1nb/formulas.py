@@ -658,10 +658,12 @@ def arithmetic(digits: int):
 class Point:
     """Values for variables: where a formula is evaluated.
 
-    `number`: which point. `digits`: precision. `log_base`: what `\\log` means here."""
+    `number`: which point. `digits`: precision. `log_base`: what `\\log` means here. `salt`: another
+    salt gives other points."""
 
-    def __init__(self, number: int, digits: int = 40, log_base: int = 10, visits=None):
+    def __init__(self, number, digits=40, log_base=10, visits=None, salt=0):
         self.mp, self.number, self.log_base = arithmetic(digits), number, log_base
+        self.salt = salt
         self.visits = visits if visits is not None else [MAX_VISITS]
         self.bound, self.matrices = {}, False
 
@@ -669,7 +671,7 @@ class Point:
         "A rational number that depends on the name and the number of the point."
         if name in self.bound:
             return self.bound[name]
-        seed = zlib.crc32(f"{self.number}/{name}".encode())
+        seed = zlib.crc32(f"{self.salt}/{self.number}/{name}".encode())
         value = Fraction(seed % 9973 + 14, 10007)
         if self.number % 4 >= 1:
             value = value * (3 + seed // 9973 % 11)
@@ -930,21 +932,21 @@ def _close(one, other, digits: int) -> bool:
     return abs(one - other) <= max(abs(one), abs(other)) * context.mpf(10) ** -digits
 
 # %% ../nbs/10_formulas.ipynb #402922db
-def _same_at(one, other, number: int, base: int, visits: list) -> tuple[bool, bool]:
+def _same_at(one, other, number: int, base: int, visits, salt) -> tuple[bool, bool]:
     "Whether two formulas agree at a point, and whether both are real there."
-    at = Point(number, 40, base, visits)
+    at = Point(number, 40, base, visits, salt)
     a, b = evaluate(one, at), evaluate(other, at)
     real = _real(a) and _real(b)
     if _close(a, b, 25):
         exact = isinstance(a, Fraction) and isinstance(b, Fraction)
         if exact or names(one) or names(other):
             return True, real
-        at = Point(number, 120, base, visits)
+        at = Point(number, 120, base, visits, salt)
         return _close(evaluate(one, at), evaluate(other, at), 100), real
     gap = abs(at.real(a) - at.real(b))
     if gap > 1e-15 * (1 + max(1, abs(at.real(a)))):
         return False, real
-    finer = Point(number, 120, base, visits)  # rounding of zero? then the gap shrinks
+    finer = Point(number, 120, base, visits, salt)  # rounding of zero? then the gap shrinks
     gap_there = abs(finer.real(evaluate(one, finer)) - finer.real(evaluate(other, finer)))
     return gap_there <= gap * finer.mp.mpf(10) ** -40, real
 
@@ -959,6 +961,7 @@ def has_log(node) -> bool:
 def same_formula(one: tuple, other: tuple) -> bool | None:
     r"""Whether two formulas have the same value at eight points. `None`: they have none.
 
+    The points depend on both formulas, so that none can be written to agree at them.
     Points where both are real count, if there are such points. A `\log` without a base may be the
     one with base 10 or the natural one, but in both formulas the same."""
     if one == other:
@@ -970,11 +973,12 @@ def same_formula(one: tuple, other: tuple) -> bool | None:
 
 def _same_with_base(one, other, base: int) -> bool | None:
     visits = [MAX_VISITS]
+    salt = zlib.crc32("".join(sorted(map(repr, (one, other)))).encode())
     constant = not (names(one) or names(other))
     real, complex_ = [], []
     for number in range(1 if constant else 8):
         try:
-            same, is_real = _same_at(one, other, number, base, visits)
+            same, is_real = _same_at(one, other, number, base, visits, salt)
         except Unknown:
             continue
         (real if is_real else complex_).append(same)

@@ -164,7 +164,7 @@ KINDS = ["list", "set", "tuple", "named", "matrix", "interval", "union", "plus m
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_two_notations_are_equal_and_another_answer_is_not(kind, data):
     one, other = data.draw(in_two_notations(kind))
@@ -174,7 +174,7 @@ def test_two_notations_are_equal_and_another_answer_is_not(kind, data):
     assert same_answer(one, another) is same_answer(another, one) is same_answer(other, another)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(scalars, st.sampled_from(UNITS), integers.filter(bool))
 def test_formulas_with_and_without_units(pair, unit, step):
     one, other = pair
@@ -185,7 +185,7 @@ def test_formulas_with_and_without_units(pair, unit, step):
         assert not same_answer(f"{one} {unit}", f"{one} \\text{{ parsecs}}")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(elements, st.randoms(use_true_random=False))
 def test_a_set_has_no_order_and_a_tuple_has_one(values, rng):
     shuffled = values[:]
@@ -196,7 +196,7 @@ def test_a_set_has_no_order_and_a_tuple_has_one(values, rng):
     assert same_answer(f"({texts[0]})", f"({texts[1]})") is (values == shuffled)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.text(alphabet="\\{}()[]|^_!'&,;:=<>+-*/.0123456789xyei$ \n%", max_size=80))
 def test_nothing_makes_it_raise(text):
     same_answer(text, text[::-1])
