@@ -291,7 +291,9 @@ def update_peak(model, update: Update) -> dict[str, int]:
             ids = torch.empty(update.rows, length, dtype=torch.long, device="meta")
             mask = mask_of(update, dtype)
             out = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-            loss = head_loss(base, out.last_hidden_state, min(update.scored, length - 1), update.gpu)
+            loss = head_loss(
+                base, out.last_hidden_state, min(update.scored, length - 1), update.gpu
+            )
             del out, mask
             loss.backward()
             del loss
