@@ -1414,6 +1414,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'r1nb.sft.read_traces': ('sft.html#read_traces', 'r1nb/sft.py'),
                           'r1nb.sft.run_sft': ('sft.html#run_sft', 'r1nb/sft.py'),
                           'r1nb.sft.sft_trainer': ('sft.html#sft_trainer', 'r1nb/sft.py'),
+                          'r1nb.sft.split_traces': ('sft.html#split_traces', 'r1nb/sft.py'),
                           'r1nb.sft.trace_tokens': ('sft.html#trace_tokens', 'r1nb/sft.py'),
                           'r1nb.sft.warn_of_cut_traces': ('sft.html#warn_of_cut_traces', 'r1nb/sft.py')},
             'r1nb.shared_prefix': { 'r1nb.shared_prefix.OwnDecoding': ('shared_prefix.html#owndecoding', 'r1nb/shared_prefix.py'),

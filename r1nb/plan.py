@@ -222,6 +222,8 @@ class Update:
     attention: str = "sdpa"
     checkpointing: bool = True
     padded: bool = True  # sequences differ in length, so attention needs a mask
+    packed: bool = False  # a micro-batch is one row of `rows` times `length` tokens
+    parallel: int = 1  # GPUs that share each sequence
     gpu: bool = True
     keeps_gradients: bool = True  # until the step; otherwise each is reduced to a shard
     passes: int = 1  # micro-batches before a step; more than 2 change nothing
@@ -231,7 +233,7 @@ def mask_of(update: Update, dtype):
     "The attention mask of `update` on `meta`; 1 × 1 if there is none."
     size = update.length
     explicit = update.attention in ("eager", "grouped")
-    if not (explicit or (update.padded and update.attention == "sdpa")):
+    if not (explicit or (update.attention == "sdpa" and (update.padded or update.packed))):
         return torch.empty(1, 1, 1, 1, device="meta")
     kind = dtype if explicit else torch.bool
     return torch.empty(update.rows, 1, size, size, dtype=kind, device="meta")
@@ -261,6 +263,10 @@ def update_peak(model, update: Update) -> dict[str, int]:
     """Peak bytes of `update` on `model` (on `meta`), besides the weights.
 
     Returns `{'gradients', 'activations'}` at that moment."""
+    if update.packed:
+        length = update.rows * update.length
+        update = replace(update, rows=1, length=length, scored=length - 1)
+    length = -(-update.length // update.parallel)
     use_attention(model, update.attention, update.gpu)
     model.train()
     if update.checkpointing:
@@ -282,10 +288,12 @@ def update_peak(model, update: Update) -> dict[str, int]:
     hooks = [p.register_post_accumulate_grad_hook(complete) for p in trained]
     with count:
         for _ in range(min(update.passes, 2 if update.keeps_gradients else 1)):
-            ids = torch.empty(update.rows, update.length, dtype=torch.long, device="meta")
+            ids = torch.empty(update.rows, length, dtype=torch.long, device="meta")
             mask = mask_of(update, dtype)
             out = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-            loss = head_loss(base, out.last_hidden_state, update.scored, update.gpu)
+            loss = head_loss(
+                base, out.last_hidden_state, min(update.scored, length - 1), update.gpu
+            )
             del out, mask
             loss.backward()
             del loss
@@ -702,13 +710,13 @@ def check_length(model, work: Work, length: int, what: str) -> None:
 def attention_of(choice: ModelChoice, args, gpu: bool) -> str:
     "The attention of a training: what the recipe names, or the default."
     from r1nb.models import attention_for
-    from r1nb.trainer import use_cpu_shortcuts
+    from r1nb.trainer import packs, use_cpu_shortcuts
 
     if choice.attn_implementation:
         return choice.attn_implementation
     if not gpu and use_cpu_shortcuts(args):
         return attention_for(choice, resolve_model(choice.model_name_or_path))
-    return "sdpa"
+    return "flash or flex" if gpu and packs(args) else "sdpa"
 
 # %% ../nbs/67_plan.ipynb #4b895eca
 @contextmanager
@@ -806,13 +814,20 @@ def sft_work(configuration: tuple, machine: Machine, given: Assumptions) -> Work
     work = training_work("sft", choice, args, machine.gpus > 0)
     if args.max_length is None:
         raise NoPlan("max_length: not set, so the longest trace decides the memory; set it")
-    packed = args.packing or args.padding_free
+    joined = args.packing and args.packing_strategy != "wrapped"
+    packed, parallel = joined or args.padding_free, args.sequence_parallel_size
+    if machine.ranks % parallel:
+        raise InputError(f"sequence_parallel_size: {parallel} does not divide {machine.ranks} GPUs")
     work.update = replace(
         work.update,
         length=args.max_length,
         scored=args.max_length - 1,
-        padded=work.update.rows > 1 and not packed,
+        padded=work.update.rows > 1 and not (packed or args.packing),
+        packed=packed,
+        parallel=parallel,
     )
+    if packed and work.update.attention == "flash or flex":
+        work.notes.append("packed rows with flash or flex attention, which the machine must have")
     work.examples = given.examples
     if given.examples is None and traces.dataset_name and is_local(traces.dataset_name):
         work.examples = count_rows(read_traces, traces)
@@ -943,7 +958,7 @@ def estimate(work: Work, machine: Machine, model, tokens: int | None = None) -> 
     "The arithmetic of `work`; `tokens`: of a usual sequence (default: of the longest)."
     count, config, update = count_parameters(model), model.config.get_text_config(), work.update
     tokens = min(tokens or update.length, update.length)
-    sequences = update.rows * work.accumulate * machine.ranks
+    sequences = update.rows * work.accumulate * machine.ranks // update.parallel
     passes = (3 if count.frozen < count.trained else 2) + work.scored_before
     flops = sequences * tokens * token_flops(count, config, tokens, passes)
     training, sampling = None, 0.0
@@ -1109,6 +1124,8 @@ def cause(plan: Plan) -> str:
         numbers = f"{update.rows} x {update.length:,} tokens"
         numbers += ", no gradient_checkpointing" * (not update.checkpointing)
         numbers += ", eager attention" * (update.attention == "eager")
+        dense = update.packed and update.attention == "sdpa"
+        numbers += ", a dense mask of packed rows" * dense
     elif name in ("activations", "cache") and plan.worst == "generate":
         numbers = f"{work.rows} x {work.prompt + work.completion:,} tokens"
     elif name in ("optimizer", "gradients"):
@@ -1239,6 +1256,7 @@ def measured_rate(name: str) -> float:
     tokens = None
     if "num_tokens" in first and "num_tokens" in last:
         sequences = work.update.rows * work.accumulate * machine.ranks * steps
+        sequences //= work.update.parallel
         tokens = max(1, round((last["num_tokens"] - first["num_tokens"]) / sequences))
     return estimate(work, machine, model, tokens).petaflop * 1e15 / seconds / machine.ranks
 

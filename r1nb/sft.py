@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'MESSAGES', 'PAIR', 'CLASSES', 'ALIASES', 'TOKENS', 'stage', 'as_pair', 'TracesConfig', 'code_hash',
-           'read_traces', 'cached', 'load_traces', 'SFTConfig', 'check', 'trace_tokens', 'batch_tokens',
+           'read_traces', 'cached', 'split_traces', 'load_traces', 'SFTConfig', 'check', 'trace_tokens', 'batch_tokens',
            'map_processes', 'count_cut', 'warn_of_cut_traces', 'make_tokens', 'TracesTrainer', 'sft_trainer', 'run_sft']
 
 # %% ../nbs/42_sft.ipynb #01c986b3
@@ -214,18 +214,12 @@ def _in_split(prompts: list, split: str, eval_fraction: float) -> list[bool]:
     return [split_of(conversation_id(p), eval_fraction) == split for p in prompts]
 
 
-def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
-    """`(train, eval)` datasets of conversational pairs; `eval` is None for `eval_fraction` 0.
-
-    The split is by problem. Every rank calls it. Raises `InputError` if no trace remains to train
-    on."""
-
-    def parts():
-        pairs = read_traces(cfg)
-        if eval_fraction <= 0:
-            return pairs, None
-        return [
-            pairs.filter(
+def split_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
+    "What `load_traces` returns, for one process that does not wait for other ranks."
+    train, heldout = read_traces(cfg), None
+    if eval_fraction > 0:
+        train, heldout = [
+            train.filter(
                 _in_split,
                 batched=True,
                 input_columns="prompt",
@@ -233,11 +227,17 @@ def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
             )
             for split in ("train", "heldout")
         ]
-
-    train, heldout = cached(parts)
     if not len(train):
         raise InputError(f"{cfg.dataset_name}: no trace to train on")
     return train, heldout if heldout else None
+
+
+def load_traces(cfg: TracesConfig, eval_fraction: float = 0.0):
+    """`(train, eval)` datasets of conversational pairs; `eval` is None for `eval_fraction` 0.
+
+    The split is by problem. Every rank calls it. Raises `InputError` if no trace remains to train
+    on."""
+    return cached(lambda: split_traces(cfg, eval_fraction))
 
 # %% ../nbs/42_sft.ipynb #1a14e882
 @dataclass
@@ -265,7 +265,7 @@ def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     check_model(model)
     check_training(model, args)
-    load_traces(traces)
+    split_traces(traces)  # rank 0 alone checks
 
 # %% ../nbs/42_sft.ipynb #e46e1260
 TOKENS = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})

@@ -82,6 +82,36 @@ def test_phases_of_a_large_model(seven):
     assert plan.estimate.steps is None
 
 
+def test_packed_rows_need_a_mask_only_in_sdpa(seven):
+    recipe = {"model_name_or_path": seven, "dataset_name": "owner/traces", "max_length": 8192}
+    recipe |= {"per_device_train_batch_size": 2, "packing": True}
+    machine = Machine(8, 8, accelerator="zero3")
+    plans = [
+        plan_stage("sft", recipe, keys, machine, Assumptions())
+        for keys in ({}, {"attn_implementation": "sdpa"}, {"packing_strategy": "wrapped"})
+    ]
+    kernel, dense, wrapped = (plan.phases["update"]["activations"] for plan in plans)
+    mask = (2 * 8192) ** 2 * (1 + 2)  # as truth values, and as the numbers that sdpa takes
+    copies = 2 * (28 - 4) * 128 * 2 * 8192 * 2  # keys and values for each query head
+    assert dense - kernel == pytest.approx(mask + copies, rel=0.01)
+    assert wrapped == pytest.approx(kernel, rel=0.01)
+    assert "a dense mask of packed rows" in verdict(plans[1])
+    assert plans[0].work.update.attention == "flash or flex"
+
+
+def test_gpus_that_share_a_sequence_share_its_activations(seven):
+    recipe = {"model_name_or_path": seven, "dataset_name": "owner/traces", "max_length": 32_768}
+    recipe |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_steps": 10}
+    machine = Machine(8, accelerator="zero3")
+    alone = plan_stage("sft", recipe, {}, machine, Assumptions())
+    shared = plan_stage("sft", recipe, {"sequence_parallel_size": 4}, machine, Assumptions())
+    activations = [plan.phases["update"]["activations"] for plan in (alone, shared)]
+    assert 3 < activations[0] / activations[1] < 4.2
+    assert (alone.estimate.sequences, shared.estimate.sequences) == (8, 2)
+    with pytest.raises(InputError, match="sequence_parallel_size: 3 does not divide 8 GPUs"):
+        plan_stage("sft", recipe, {"sequence_parallel_size": 3}, machine, Assumptions())
+
+
 def test_an_adapter_and_a_reference_model(seven):
     recipe = GRPO | {"model_name_or_path": seven}
     adapter = plan_stage("grpo", recipe, {"use_peft": "true", "beta": "0.1"}, Machine())

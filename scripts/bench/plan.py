@@ -55,6 +55,11 @@ CASES = {
     ),
     "sft-bfloat16-adapter": ("sft", "qwen2", {"dtype": "bfloat16", "use_peft": True}),
     "sft-float32-adapter": ("sft", "llama", {"dtype": "float32", "use_peft": True}),
+    "sft-float32-packed": (
+        "sft",
+        "llama",
+        {"dtype": "float32", "packing": True, "packing_strategy": "bfd_split"},
+    ),
     "grpo-float32": ("grpo", "llama", {"dtype": "float32"}),
     "grpo-bfloat16": ("grpo", "qwen2", {"dtype": "bfloat16"}),
     "grpo-bfloat16-recomputed": (
