@@ -20,7 +20,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from .formulas import MAX_LENGTH, names, normalize_latex
-from .readings import FORMULAS, flat, read_answer, same_answer
+from .readings import FORMULAS, flat, read_answer, same_answer, several_choices
 from .sandbox import OnePool, Worker, WorkerPool, lock_down
 
 # %% ../nbs/11_answers.ipynb #ef9b7eee
@@ -130,7 +130,10 @@ def compare_numbers(gold: str, answer: str) -> bool | None:
     based_gold = _BASE.fullmatch(normalize_latex(gold))
     based_answer = _BASE.fullmatch(normalize_latex(answer))
     if based_gold and based_answer and based_gold[1][0].isdigit():
-        return based_gold.groups() == based_answer.groups()
+        forms = (
+            (d.lstrip("0").casefold(), b) for d, b in (based_gold.groups(), based_answer.groups())
+        )
+        return len({*forms}) == 1
     parsed_gold, parsed_answer = parse_number(gold), parse_number(answer)
     if parsed_gold is None or parsed_answer is None:
         return None
@@ -161,8 +164,11 @@ def as_choice(answer: str) -> str | None:
     r"""Return the letter of a multiple-choice answer, or `None`.
 
     `C`, `(C)`, `\text{(C)}`, `C. 42` and `\textbf{(C)}\ 42` all give `'C'`."""
-    m = _CHOICE.fullmatch(flat(answer))
-    return m and (m[1] or m[2] or m[3])
+    text = flat(answer)
+    m = _CHOICE.fullmatch(text)
+    if not m or several_choices(text[m.end(m.lastindex) :]):
+        return None
+    return m[m.lastindex]
 
 
 def compare_words(gold: str, answer: str) -> bool | None:
@@ -205,13 +211,16 @@ def needs_sympy(gold: str, answer: str) -> bool:
         return False
     known = [bool(_CALCULUS.search(text)) for text in (gold, answer)]
     variables = [names(r) for r in readings]
-    return all(known) or (
-        any(known) and variables[known.index(False)] <= variables[known.index(True)]
-    )
+    return all(known) or (known[0] and variables[1] <= variables[0])
 
 
 def compare_readings(gold: str, answer: str) -> bool:
-    "Step 4, without protection."
+    """Step 4, without protection.
+
+    An integral, a limit or a sum is no answer where the reference has none: it may be the question,
+    copied."""
+    if _CALCULUS.search(answer) and not _CALCULUS.search(gold):
+        return False
     if same_answer(gold, answer):
         return True
     return needs_sympy(gold, answer) and bool(same_value_by_sympy(gold, answer))
@@ -310,9 +319,9 @@ def gold_answer(gold) -> str | None:
     """Return the reference answer in `gold`, or `None` if there is nothing usable.
 
     This is the answer that `gold` marks, or all of it if it marks none."""
-    if gold is None or gold != gold:
-        return None
-    text = str(gold)
+    text = "" if gold is None or isinstance(gold, (list, dict)) else str(gold)
+    if text.lower() in ("nan", "<na>"):
+        return None  # what pandas makes of a missing value
     if re.search(r"\\boxed|\\fbox|</answer>|####", text):
         text = extract_answer(text) or ""
     text = text.strip()

@@ -5,12 +5,13 @@ and when two of one kind are the same."""
 
 # %% auto #0
 __all__ = ['SIGNIFICANT', 'FORMULAS', 'REALS', 'split', 'enclosed', 'formula', 'flat', 'read_time', 'read_date', 'read_ratio',
-           'read_choice', 'read_unit', 'read_quantity', 'read_words', 'without_grouping', 'read_brackets', 'read_items',
-           'read_list', 'is_name', 'read_relation', 'read_combination', 'read_cases', 'read_item', 'read_tokens',
-           'read_prose', 'balanced', 'readable', 'bracket_depth', 'read_answer', 'decimal', 'rounds_to', 'infinite',
-           'same_value', 'same_rows', 'number', 'region', 'matched', 'same_region', 'as_equation', 'proportional',
-           'same_relation', 'identity', 'same_forms', 'forms_of', 'parts_of', 'same_quantity', 'same_time',
-           'same_choice', 'same_members', 'same', 'ambiguous', 'same_answer']
+           'several_choices', 'read_choice', 'read_unit', 'read_quantity', 'read_words', 'without_grouping',
+           'read_brackets', 'read_items', 'read_list', 'is_name', 'names_in', 'read_relation', 'read_combination',
+           'read_cases', 'read_item', 'read_tokens', 'read_prose', 'balanced', 'readable', 'bracket_depth',
+           'read_answer', 'decimal', 'rounds_to', 'infinite', 'same_value', 'same_rows', 'number', 'region', 'matched',
+           'same_region', 'as_equation', 'proportional', 'same_relation', 'identity', 'same_forms', 'forms_of',
+           'parts_of', 'same_quantity', 'same_time', 'same_choice', 'same_members', 'named_apart', 'without_domain',
+           'same', 'ambiguous', 'same_answer']
 
 # %% ../nbs/10_readings.ipynb #c95832f9
 import re
@@ -25,6 +26,7 @@ from r1nb.formulas import (
     ReadError,
     Token,
     Unknown,
+    as_matrix,
     evaluate,
     names,
     negative,
@@ -93,13 +95,14 @@ _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _CLOCK = re.compile(
     r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?\s*(?:([ap])\.?\s?m\.?)?(?:\s+o'clock)?", re.A | re.I
 )
+_MONTH = (
+    r"(?P<m>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|"
+    r"sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+_DAY = r"(?P<d>\d{1,2})(?:st|nd|rd|th)?"
 _DATES = [  # day, month and year are found by their names
-    re.compile(rf"(?:[A-Za-z]+day,?\s+)?{month}", re.A | re.I)
-    for month in (
-        r"(?P<m>[a-z]{3})[a-z]*\.?\s+(?P<d>\d{1,2})(?:st|nd|rd|th)?(?:,?\s+(?P<y>\d{4}))?",
-        r"(?P<d>\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m>[a-z]{3})[a-z]*\.?"
-        r"(?:,?\s+(?P<y>\d{4}))?",
-    )
+    re.compile(rf"(?:(?P<w>[A-Za-z]+)day,?\s+)?{date}(?:,?\s+(?P<y>\d{{4}}))?", re.A | re.I)
+    for date in (rf"{_MONTH}\s+{_DAY}", rf"{_DAY}\s+(?:of\s+)?{_MONTH}")
 ]
 _SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})", re.A)
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+", re.A)
@@ -109,19 +112,20 @@ _CHOICE = re.compile(r"\(?([A-J])(?:[).:]|\)\s*[.:])\s*(.*)", re.S)
 def read_time(text: str) -> tuple | None:
     "`4:30 p.m.`: `('time', hour, minute, second, half of the day)`."
     m = _CLOCK.fullmatch(text)
-    if not m or not (m[2] or m[4]) or int(m[1]) > 24:
+    if not m or not (m[2] or m[4]) or int(m[1]) > (12 if m[4] else 24):
         return None
     return ("time", int(m[1]), int(m[2] or 0), int(m[3] or 0), (m[4] or "").lower())
 
 
 def read_date(text: str) -> tuple | None:
-    "`March 5, 2020` or `5 March`: `('date', year, month, day)`."
+    "`March 5, 2020` or `5 March`: `('date', year, month, day, weekday)`; 0 or '' is not said."
     if m := _SLASHES.fullmatch(text):
         return ("slashes", *map(int, m.groups()))
     for pattern in _DATES:
         m = pattern.fullmatch(text)
-        if m and m["m"].lower() in _MONTHS:
-            return ("date", int(m["y"] or 0), _MONTHS.index(m["m"].lower()) + 1, int(m["d"]))
+        if m:
+            month = _MONTHS.index(m["m"][:3].lower()) + 1
+            return ("date", int(m["y"] or 0), month, int(m["d"]), (m["w"] or "").lower())
     return None
 
 
@@ -132,6 +136,11 @@ def read_ratio(text: str) -> tuple | None:
     return ("ratio", *(Fraction(part.strip()) for part in text.split(":")))
 
 # %% ../nbs/10_readings.ipynb #e07e514a
+def several_choices(rest: str) -> bool:
+    "Whether another choice is named in what follows the letter of one."
+    return bool(re.search(r"(?:^|[\s,;(])[A-J](?:[).:]|$)", rest))
+
+
 def read_choice(text: str, euler: bool) -> tuple | None:
     "`(C)`, `C.` or `C: 42`: `('choice', letter, its text or None)`."
     if re.fullmatch(r"[A-J]", text):
@@ -140,42 +149,91 @@ def read_choice(text: str, euler: bool) -> tuple | None:
     if not m or (text[0] == "(" and not re.match(r"\([A-J]\)", text)):
         return None
     rest = m[2].strip()
+    if several_choices(rest):
+        return None
     return ("choice", m[1], read_tokens(tokenize(rest), euler) if rest else None)
 
 # %% ../nbs/10_readings.ipynb #b17e591d
 _NOT_IN_UNITS = set(
     "and or not if when where for but because then so is are was be which that as with at to from "
-    "by than there no yes any all the answer approximately about".split()
+    "by than there no yes any all the answer approximately about almost nearly roughly maybe "
+    "perhaps possibly probably else otherwise remainder mod modulo times plus minus over divided "
+    "multiplied less more factorial root half halves third thirds quarter quarters pi infinity "
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
+    "squared cubed true false negative positive opposite inverse reciprocal sqrt sin cos tan log "
+    "ln exp".split()
 )
+_FACTORS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6} | {
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 _CURRENCIES = {r"\$": "$", "$": "$", "£": "£", "€": "€", "¥": "¥", "₹": "₹"}
+_LETTERS = set("mgshlLJNWVAKCF")  # units of one letter, where a unit is expected
+_POWERS = {"square": "2", "sq": "2", "cubic": "3"}  # stand before their unit
+_POWERS_BEHIND = {"squared": "2", "cubed": "3"}
+
+
+def _factors(tokens: list[Token]) -> tuple[int, list[Token]]:
+    "The product of the words such as `million` that `tokens` begin with, and the other tokens."
+    product = 1
+    while tokens and tokens[0].kind == "word":
+        word = tokens[0].value.lower().removesuffix("s")
+        if word not in _FACTORS or product > 10**15:
+            break
+        product *= _FACTORS[word]
+        tokens = tokens[1:]
+    return product, tokens
 
 
 def read_unit(tokens: list[Token]) -> str:
     "The unit that these tokens spell, in one form; `''` for none."
-    words, tail = [], ""
-    for n, t in enumerate(tokens):
-        if t.value in ("%", *_CURRENCIES) and len(tokens) == 1:
-            return _CURRENCIES.get(t.value, "%")
-        known = t.kind == "word" or (t.kind == "sym" and n and tokens[n - 1].value in ("/", "*"))
-        if known and t.value.lower() not in _NOT_IN_UNITS:
-            words.append(_one_unit(t.value))
-        elif t.kind == "num" and n and tokens[n - 1].value in ("^", "{") or t.value in ("/", "*"):
-            words.append(t.value)
-        elif t.value not in ("^", "{", "}", "-", "."):
+    if len(tokens) == 1 and tokens[0].value in ("%", *_CURRENCIES):
+        return _CURRENCIES.get(tokens[0].value, "%")
+    parts, power, at = [], "", 0
+    while at < len(tokens):
+        t = tokens[at]
+        word, behind = t.value.lower(), bool(parts) and parts[-1][:1].isalpha()
+        named = t.kind == "word" or (t.kind == "sym" and bool(parts) and t.value in _LETTERS)
+        at += 1
+        if t.value in ("/", "*", "-") or word == "per":
+            if at == len(tokens) or (parts and not behind) or (t.value in "*-" and not parts):
+                raise ReadError(f"{t.value!r} at the end of a unit")
+            if not parts and _one_unit(tokens[at].value) == tokens[at].value.lower():
+                raise ReadError("a unit that begins with / and is not known")
+            parts.append("/" if t.value in ("/", "per") or word == "per" else "")
+        elif t.value == "^" and behind:
+            found = re.match(r"-?[23]\b|-1\b", _exponent(tokens[at:]))
+            if not found:
+                raise ReadError("an exponent of a unit")
+            parts[-1] += found[0]
+            at += len(found[0]) + 2 * (tokens[at].value == "{")
+        elif named and word in _POWERS_BEHIND and behind:
+            parts[-1] += _POWERS_BEHIND[word]
+        elif named and word in _POWERS:
+            power = _POWERS[word]
+        elif named and word not in _NOT_IN_UNITS:
+            unit = _one_unit(t.value)
+            parts.append(unit + power if unit else "")
+            power = ""
+        elif t.value != "." or at < len(tokens):
             raise ReadError(f"{t.value!r} in a unit")
-    if len(words) > 6 or (words and not re.search(r"[^\W\d]|%|\$|°|£|€", "".join(words) or "a")):
-        raise ReadError("a unit of more than six words")
-    squares = {"square": "2", "sq": "2", "cubic": "3", "squared": "2", "cubed": "3"}
-    for word in list(words):
-        if word in squares:
-            words.remove(word)
-            tail = squares[word]
-    joined = "/".join(" ".join(words).replace("per", "/").split(" / "))
-    return (joined + tail).replace(" ", "") if joined.strip() else ""
+    words = [part for part in parts if part not in ("/", "")]
+    if power or len(words) > 6 or (tokens and not parts):
+        raise ReadError("no unit")
+    return re.sub(r"/(\w+)/\1$", r"/\g<1>2", "".join(parts))  # per second per second
+
+
+def _exponent(tokens: list[Token]) -> str:
+    "The digits and the sign that `tokens` begin with, without braces."
+    inside = tokens[1:] if tokens and tokens[0].value == "{" else tokens[:2]
+    return "".join(t.value for t in inside[:2] if t.kind == "num" or t.value == "-")
 
 # %% ../nbs/10_readings.ipynb #7a5d235b
 def _one_unit(word: str) -> str:
     "A unit's short form, or the word in the singular."
+    if len(word) == 1 and word not in UNITS:
+        return word
     small = word.lower()
     for form in (word, small, small.removesuffix("s"), small.removesuffix("es")):
         if form in UNITS:
@@ -191,7 +249,8 @@ def read_quantity(tokens: list[Token], euler: bool) -> tuple:
     r = Reader(tokens[bool(unit) :], euler)
     node = read_sum(r)
     node = negative(node) if sign else node
-    rest = r.tokens[r.at :]
+    factor, rest = _factors(r.tokens[r.at :])
+    node = node if factor == 1 else ("*", node, ("num", Fraction(factor), 0))
     if node[0] == "deg":
         node, unit = node[1], "°"
     elif node[0] == "*" and node[1][0] == "deg" and node[2] in (("sym", "F"), ("sym", "C")):
@@ -201,21 +260,24 @@ def read_quantity(tokens: list[Token], euler: bool) -> tuple:
     if rest and unit not in ("", "$"):
         raise ReadError("two units")
     tail = read_unit(rest)
-    return ("quantity", node, tail or unit) if rest or unit else node
+    unit = unit + tail if tail[:1] == "/" else tail or unit
+    return ("quantity", node, unit) if rest or unit else node
 
 # %% ../nbs/10_readings.ipynb #74bca31b
 _SAME_WORDS = {
     **dict.fromkeys(
         ("no solution", "no solutions", "no real solution", "no real solutions", "empty set",
-         "the empty set"), ("set",)
+         "the empty set", "none"), ("set",)
     ),
     **dict.fromkeys(
         ("all real numbers", "all reals", "all real number", "every real number", "real numbers"),
         ("sym", "double R"),
     ),
     **dict.fromkeys(("does not exist", "dne"), ("words", "does not exist")),
+    "infinity": ("inf",),
     **{word: ("num", Fraction(n), 0) for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split())},
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen twenty".split())},
 }  # fmt: skip
 
 
@@ -229,7 +291,8 @@ def read_words(tokens: list[Token]) -> tuple | None:
     if any(t.kind != "word" and t.value not in ("a", "A", "I") for t in words):
         return None
     text = " ".join(t.value.casefold() for t in words)
-    return _SAME_WORDS.get(text, ("words", text))
+    loud = any(t.value == "!" for t in tokens)  # `five!` is no number
+    return ("words", text) if loud else _SAME_WORDS.get(text, ("words", text))
 
 # %% ../nbs/10_readings.ipynb #0b72b1c3
 def without_grouping(tokens: list[Token]) -> list[Token]:
@@ -266,15 +329,16 @@ def read_brackets(tokens: list[Token], euler: bool) -> tuple | None:
         raise ReadError(f"{opening} closed by {closing}")
     if len(parts) == 1:
         return None if opening == "(" else read_tokens(inside, euler)
-    opening, closing = ("(", ")") if opening == r"\langle" else (opening, closing)
+    opening, closing = ("⟨", "⟩") if opening == r"\langle" else (opening, closing)
     return ("tuple", opening, closing, *(read_tokens(part, euler) for part in parts))
 
 # %% ../nbs/10_readings.ipynb #a41b59ae
 def _builder(elements: list[Token], condition: list[Token], euler: bool) -> tuple:
     r"`\{x \mid condition\}`: the condition, if the element is one variable."
-    variable = split(elements, "∈")[0]
+    variable, *domain = split(elements, "∈")
     node = read_tokens(condition, euler)
-    if len(variable) == 1 and any(t[:2] == variable[0][:2] for t in condition):
+    real = all(read_tokens(part, euler) == ("sym", "double R") for part in domain)
+    if real and len(variable) == 1 and any(t[:2] == variable[0][:2] for t in condition):
         return node
     return ("builder", read_tokens(elements, euler), node)
 
@@ -312,13 +376,19 @@ def read_list(tokens: list[Token], euler: bool) -> tuple | None:
     return ("list", *items)
 
 # %% ../nbs/10_readings.ipynb #d438ee34
+_VERDICTS = {"yes", "no", "true", "false"}  # answers, not names of answers
+
+
 def is_name(tokens: list[Token]) -> str | None:
     "What these tokens name: `x`, `m_1`, `f(x)`, `AB`, `radius`, `P(X=3)`; `None` for a formula."
     text = "".join(t.value.lstrip("\\") for t in tokens if t.value not in ("{", "}"))
     if not tokens or len(tokens) > 30:
         return None
     if all(t.kind == "word" for t in tokens):
-        return text.casefold()
+        return None if text.casefold() in _VERDICTS else text.casefold()
+    inside = enclosed(tokens)
+    if inside and inside[0] == "(" and all(t.kind == "sym" for t in inside[1][::2]):
+        return text if {t.value for t in inside[1][1::2]} == {","} else None  # `(x,y)`
     letters = [t for t in tokens if t.kind == "sym"]
     if len(letters) == len(tokens) and (len(tokens) == 1 or text.isupper()):
         return text
@@ -340,6 +410,11 @@ def is_name(tokens: list[Token]) -> str | None:
     return text if rest and rest[0] in ("(", "[") else None
 
 # %% ../nbs/10_readings.ipynb #bdb432d5
+def names_in(tokens: list[Token]) -> bool:
+    "Whether a letter or a word stands among `tokens`."
+    return any(t.kind in ("sym", "word", "accent") for t in tokens)
+
+
 def read_relation(tokens: list[Token], euler: bool) -> tuple | None:
     "Equations, inequalities, `name = value`, `x \\in S`."
     sides = split(tokens, *"=<>~≡∼⊂", "<=", ">=", "!=", "∈")
@@ -353,6 +428,8 @@ def read_relation(tokens: list[Token], euler: bool) -> tuple | None:
         return read_tokens(sides[1], euler)
     if not all(sides):
         raise ReadError("a relation without one of its sides")
+    if signs == ["="] and not names_in(sides[0]) and names_in(sides[1]):
+        sides = sides[::-1]  # `5 = x`
     name = is_name(sides[0])
     if signs[0] in ("=", "∈", "~") and name and set(signs[1:]) <= {"=", "~"}:
         values = [read_tokens(side, euler) for side in sides[1:]]
@@ -367,6 +444,8 @@ def read_relation(tokens: list[Token], euler: bool) -> tuple | None:
 
 def _one_of(values: list[tuple], signs: list[str]) -> tuple:
     r"The value that `a = b \approx c` states in several forms."
+    if signs == ["~"] and values[0][0] == "num" and values[1][0] != "num":
+        values = values[::-1]  # `1.414 \approx \sqrt2`
     return values[0] if len(values) == 1 else ("forms", tuple(signs), *values)
 
 # %% ../nbs/10_readings.ipynb #eb78074c
@@ -397,7 +476,7 @@ def read_cases(tokens: list[Token], euler: bool) -> tuple | None:
     name = "".join(t.value for t in tokens[2 : 2 + 20]).split("}")[0]
     if name not in ("cases", "array", "aligned", "align*", "align", "gathered", "split"):
         return None
-    end = max(n for n, t in enumerate(tokens) if t.value == r"\end")
+    end = max((n for n, t in enumerate(tokens) if t.value == r"\end"), default=0)
     r = Reader(tokens)
     while r.take().value != "}":
         pass
@@ -407,9 +486,24 @@ def read_cases(tokens: list[Token], euler: bool) -> tuple | None:
     if any(t.value == r"\begin" for t in tokens[r.at : end]):
         raise ReadError("an environment in an environment")
     rows = [split(row, "&") for row in split(tokens[r.at : end], r"\\") if row]
-    skip = ("if", "for", "when", "where", "otherwise", ",")
-    cells = [[[t for t in cell if t.value.lower() not in skip] for cell in row] for row in rows]
-    return ("cases", *(tuple(read_tokens(c, euler) for c in row if c) for row in cells))
+    cells = [[_without_if(cell) for cell in row] for row in rows]
+    found = [tuple(read_tokens(c, euler) for c in row if c) for row in cells]
+    if not all(found):
+        raise ReadError("an empty row")
+    if all(len(row) == 1 for row in found):
+        return ("list", *(row[0] for row in found))  # a system of equations
+    return ("cases", *found)
+
+
+def _without_if(cell: list[Token]) -> list[Token]:
+    "The tokens of a cell without `if` and the like, and without commas at its ends."
+    skip = ("if", "for", "when", "where", "otherwise")
+    cell = [t for t in cell if t.value.lower() not in skip]
+    while cell and cell[0].value == ",":
+        cell = cell[1:]
+    while cell and cell[-1].value == ",":
+        cell = cell[:-1]
+    return cell
 
 # %% ../nbs/10_readings.ipynb #3b279066
 def read_item(tokens: list[Token], euler: bool) -> tuple:
@@ -432,10 +526,15 @@ def read_item(tokens: list[Token], euler: bool) -> tuple:
     return node if len(signed) == 1 else ("list", *signed)
 
 # %% ../nbs/10_readings.ipynb #fed75d94
+_THEREFORE = ("=", r"\therefore", r"\Rightarrow", r"\implies", r"\to")
+
+
 def read_tokens(tokens: list[Token], euler: bool = False) -> tuple:
     "An answer or a part of one. Raises `ReadError`."
     while tokens and tokens[-1].value in (".", ",", ";", ":") and tokens[-1].kind == "op":
         tokens = tokens[:-1]
+    while len(tokens) > 1 and tokens[0].value in _THEREFORE and tokens[0].kind != "word":
+        tokens = tokens[1:]
     if not tokens:
         raise ReadError("nothing")
     bracketed = enclosed(tokens)
@@ -451,6 +550,8 @@ def read_tokens(tokens: list[Token], euler: bool = False) -> tuple:
 
 def _restated(one: tuple, other: tuple) -> tuple:
     r"`x>1:(1,\infty)` says the same twice; otherwise the first part is a name: `radius: 5`."
+    if one[0] == "words" and other[0] == "words" and one[1] in _VERDICTS:
+        raise ReadError("two verdicts")
     if one[0] == "words":
         return other if one == ("words", "solution") else ("named", one[1], other)
     return ("forms", ("=",), one, other)
@@ -481,7 +582,7 @@ def _prose_formula(run: list[Token], euler: bool) -> tuple | None:
     try:
         return read_tokens(run, euler)
     except (ReadError, RecursionError):
-        return ("raw", "\n".join(t.value for t in run if t.value not in ("{", "}")))
+        return ("raw", re.sub(r"\{\n(.+)\n\}", r"\1", "\n".join(t.value for t in run)))
 
 # %% ../nbs/10_readings.ipynb #ff41f563
 def balanced(text: str) -> bool:
@@ -498,7 +599,11 @@ def readable(text: str) -> bool:
     "Whether `text` can be an answer: not too long, braces in pairs, a letter or digit in it."
     if len(text) > MAX_LENGTH or not balanced(text):
         return False
-    return bool(re.search(r"\w", re.sub(r"\\[A-Za-z]+\s*\{\s*\}", "", text))) or "\\" in text
+    text = normalize_latex(text)
+    return (
+        bool(re.search(r"\w|^[<>=+*/-]$", re.sub(r"\\[A-Za-z]+\s*\{\s*\}", "", text)))
+        or "\\" in text
+    )
 
 
 def bracket_depth(tokens: list[Token]) -> int:
@@ -513,7 +618,16 @@ def bracket_depth(tokens: list[Token]) -> int:
 # %% ../nbs/10_readings.ipynb #829b3bd6
 @lru_cache(4096)
 def read_answer(text: str, euler: bool = False) -> tuple | None:
-    "What `text` says, as a tree whose first element names its kind; `None`: not an answer."
+    """What `text` says, as a tree whose first element names its kind; `None`: not an answer.
+
+    Raises nothing: a text that the readers fail on is not an answer."""
+    try:
+        return _read(text, euler)
+    except Exception:  # a model wrote the text, and it must not end a training
+        return None
+
+
+def _read(text: str, euler: bool) -> tuple | None:
     if not readable(text) or not normalize_latex(text):
         return None
     words = flat(text)
@@ -524,6 +638,8 @@ def read_answer(text: str, euler: bool = False) -> tuple | None:
     tokens = tokenize(text)
     if not tokens:
         return None
+    if len(tokens) == 1 and (tokens[0].kind == "rel" or tokens[0].value in "+-*/"):
+        return ("words", tokens[0].value)  # which sign?
     if tokens[0].value == "{" and tokens[-1].value == "}" and len(split(tokens[1:-1], ",")) > 1:
         tokens = [Token("op", r"\{"), *tokens[1:-1], Token("op", r"\}")]
     if bracket_depth(tokens) > 30:
@@ -570,18 +686,21 @@ def same_value(one: tuple, other: tuple) -> bool:
     """Whether two formulas are equal: exactly, or as a decimal and what it is rounded from.
 
     A decimal with six or more significant digits also equals what rounds to it; and a difference
-    of 1e-12 of the value is the noise of floating point."""
+    of 1e-14 of the value is the noise of floating point, except between two integers."""
     if infinite(one) or infinite(other):
         return infinite(one) == infinite(other)
-    if one[0] == other[0] == "matrix":
-        return same_rows(one, other)
+    matrices = as_matrix(one), as_matrix(other)
+    if any(matrices):
+        return all(matrices) and same_rows(*matrices)
     first, second = decimal(one), decimal(other)
     if not (first or second) or names(one) or names(other):
         return same_formula(one, other) is True
     a, b = _exact(one), _exact(other)
     if a is None or b is None:
         return False
-    if abs(a - b) <= max(abs(a), abs(b)) / 10**12:
+    if a.denominator == b.denominator == 1:
+        return a == b
+    if abs(a - b) <= max(abs(a), abs(b)) / 10**14:
         return True
     if first and second:
         decimals = [min(first, second, key=lambda d: d[1])]
@@ -628,6 +747,9 @@ def region(node: tuple) -> tuple | None:
     kind = node[0]
     if node == ("sym", "double R"):
         return None, [REALS]
+    if kind == "list" and len(node) > 1 and all(item[0] == "relation" for item in node[1:]):
+        found = _combined("intersection", [region(part) for part in node[1:]])
+        return found if found and found[1] else None  # `x>1, x<5`
     if kind == "tuple" and len(node) == 5 and {node[1], node[2]} <= set("()[]"):
         low, high = node[3:]
         plain = low[0] in FORMULAS and high[0] in FORMULAS
@@ -659,11 +781,39 @@ def _inequality(node: tuple) -> tuple | None:
             return _combined("difference", [(variable, [REALS]), (None, points)])
         if len(sides) == 2 or (len(sides) == 3 and n == 1):
             return _bounds(variable, signs, sides, n)
-    return None
+    return _linear(signs, sides)
+
+
+def _linear(signs: tuple, sides: tuple) -> tuple | None:
+    "The region of `2x<6` or `1 < 2x+1 < 5`: sides that are linear in the one variable."
+    variables = set().union(*map(names, sides))
+    if len(variables) != 1 or any(side[0] not in FORMULAS for side in sides) or len(sides) > 4:
+        return None
+    variable, regions = variables.pop(), []
+    for sign, one, other in zip(signs, sides, sides[1:], strict=False):
+        values = []
+        for x in (0, 1, 2):
+            at = Point(0)
+            at.bound = {variable: Fraction(x)}
+            try:
+                values.append(evaluate(("+", one, negative(other)), at))
+            except Unknown:
+                return None
+        if not all(isinstance(v, Fraction) for v in values):
+            return None
+        slope = values[1] - values[0]
+        if slope == 0 or values[2] - values[1] != slope or sign[0] not in "<>":
+            return None
+        turned = {"<": ">", ">": "<"}[sign[0]] + sign[1:] if slope < 0 else sign
+        root = ("num", -values[0] / slope, 0)
+        regions.append(_bounds(variable, (turned,), (("sym", variable), root), 0))
+    return _combined("intersection", regions)
 
 
 def _bounds(variable: str, signs: tuple, sides: tuple, n: int) -> tuple | None:
     low, low_closed, high, high_closed = REALS
+    if len({sign[0] for sign in signs}) > 1:
+        return None  # `5 < x > 3`
     for m, side in enumerate(sides):
         if m == n:
             continue
@@ -691,30 +841,39 @@ def _combined(kind: str, regions: list) -> tuple | None:
             continue
         if kind == "difference":
             others = _complement(others)
-        parts = others and [both for p in parts for o in others if (both := _overlap(p, o))]
-        if parts is None or len(parts) > 100:
+        pairs = [_overlap(p, o) for p in parts for o in others or [None]]
+        if None in pairs or len(pairs) > 1000:
             return None
+        parts = [both for both in pairs if both]
     return (variables.pop() if variables else None), parts
 
 
-def _complement(points: list[tuple]) -> list[tuple] | None:
-    "The real line without `points`; `None` if they cannot be sorted."
-    if any(p[0] != p[2] or number(p[0]) is None for p in points):
+def _complement(parts: list[tuple]) -> list[tuple] | None:
+    "The real line without `parts`; `None` if they cannot be sorted."
+    if len(parts) > 1 and any(number(end) is None for p in parts for end in (p[0], p[2])):
         return None
-    ends = [p[0] for p in sorted(points, key=lambda p: number(p[0]))]
-    edges = [REALS[0], *ends, REALS[2]]
-    return [(low, False, high, False) for low, high in zip(edges, edges[1:], strict=False)]
+    parts, found = _merged(parts), []
+    start, closed = REALS[0], False
+    for low, low_closed, high, high_closed in parts:
+        if not infinite(low):
+            found.append((start, closed, low, not low_closed))
+        start, closed = high, not high_closed
+    return found if infinite(start) == 1 else [*found, (start, closed, REALS[2], False)]
 
 # %% ../nbs/10_readings.ipynb #0bdf8d5f
-def _overlap(one: tuple, other: tuple) -> tuple | None:
-    "What two intervals have in common; `None` if nothing or not known."
+def _overlap(one: tuple, other: tuple | None) -> tuple | None:
+    "What two intervals have in common, `()` for nothing; `None` if it is not known."
+    if other is None or one == other:
+        return other
+    if REALS in (one, other):
+        return other if one == REALS else one
     ends = [number(n) for part in (one, other) for n in (part[0], part[2])]
     if None in ends:
         return None
     low = max((ends[0], not one[1], one[0]), (ends[2], not other[1], other[0]), key=lambda e: e[:2])
     high = min((ends[1], one[3], one[2]), (ends[3], other[3], other[2]), key=lambda e: e[:2])
     if low[0] > high[0] or (low[0] == high[0] and (low[1] or not high[1])):
-        return None
+        return ()
     return (low[2], not low[1], high[2], high[1])
 
 # %% ../nbs/10_readings.ipynb #d0a0119c
@@ -820,9 +979,14 @@ def identity(node: tuple) -> tuple:
 # %% ../nbs/10_readings.ipynb #1c47753a
 def same_forms(one: tuple, other: tuple) -> bool:
     r"Where one side or both are `a = b \approx c`."
-    if one[:2] == other[:2] and len(one) == len(other):
-        return all(map(same, one[2:], other[2:]))
-    return any(same(a, b) for a in forms_of(one) for b in forms_of(other))
+    alike = one[:2] == other[:2] and len(one) == len(other)
+    if alike and all(map(same, one[2:], other[2:])):
+        return True
+    first, second = forms_of(one), forms_of(other)
+    if alike:  # the value is the same, and no approximation of it is wrong
+        right = len(first) == len(one) - 2 and len(second) == len(other) - 2
+        return right and same(one[2], other[2])
+    return any(same(a, b) for a in first for b in second)
 
 
 def forms_of(node: tuple) -> list[tuple]:
@@ -847,11 +1011,11 @@ def _approximates(exact: tuple, value: tuple) -> bool | None:
     "Whether `value` is `exact`, rounded to the places it shows; `None`: not even within 1 %."
     found = decimal(value) or (value[:1] == ("num",) and (value[1], 0))
     there = number(exact) if exact[0] in FORMULAS else None
-    if not found or there is None:
+    if not found or there is None or isinstance(there, float):
         return False
     if abs(there - found[0]) > abs(there) / 100:
         return None
-    return rounds_to(there, *found)
+    return found[1] != 0 and rounds_to(there, *found)  # `\approx 100` is no second answer
 
 # %% ../nbs/10_readings.ipynb #d1359490
 def parts_of(node: tuple) -> tuple[tuple, str]:
@@ -868,7 +1032,10 @@ def same_quantity(one: tuple, other: tuple) -> bool:
         return False
     if "%" in (unit, other_unit):
         percent, plain = (a, b) if unit == "%" else (b, a)
-        if same(("*", percent, ("num", Fraction(1, 100), 0)), plain):
+        part = ("*", percent, ("num", Fraction(1, 100), 0))
+        if percent[0] == "num":
+            part = ("num", percent[1] / 100, percent[2] + 2 * bool(percent[2]))
+        if same(part, plain):
             return True
         size = number(plain) if plain[0] in FORMULAS else None
         return size is not None and abs(size) > 1 and same(percent, plain)
@@ -879,7 +1046,7 @@ def same_time(one: tuple, other: tuple) -> bool:
     "Times of day; a missing half of the day is not compared, `16:30` is `4:30 p.m.`."
 
     def spoken(t):
-        hour, half = t[1], t[4]
+        hour, half = t[1] % 24, t[4]
         if hour > 12 or (not half and hour == 0):
             hour, half = (hour - 12 if hour > 12 else 12), ("p" if hour > 12 else "a")
         return (hour, *t[2:4]), half
@@ -905,7 +1072,21 @@ def same_members(one: tuple, other: tuple) -> bool:
     a, b = ([*n[1:]] if n[0] in ("list", "set") else [n] for n in (one, other))
     if "set" in (one[0], other[0]):
         a, b = _distinct(a), _distinct(b)
-    return matched(a, b, same)
+    return matched(a, b, _same_member)
+
+
+def _same_member(one: tuple, other: tuple) -> bool:
+    r"In a set `\{1\}` is not `1`."
+    return (one[0] == "set") == (other[0] == "set") and same(one, other)
+
+
+def named_apart(node: tuple) -> list[tuple] | None:
+    "The values of a list such as `x=5, y=6`, where each has another name."
+    if node[0] != "list" or any(item[0] != "named" for item in node[1:]):
+        return None
+    if len({item[1] for item in node[1:]}) < len(node) - 1:
+        return None
+    return [item[2] for item in node[1:]]
 
 
 def _distinct(items: list[tuple]) -> list[tuple]:
@@ -919,27 +1100,54 @@ def _distinct(items: list[tuple]) -> list[tuple]:
 def _same_based(one: tuple, other: tuple) -> bool:
     "A base may be missing on one side; the digits are then compared as they are written."
     if one[0] == other[0]:
-        return one[1].lstrip("0") == other[1].lstrip("0") and one[2] == other[2]
+        digits = (node[1].lstrip("0").casefold() for node in (one, other))
+        return len({*digits}) == 1 and one[2] == other[2]
     based, plain = (one, other) if one[0] == "based" else (other, one)
     return plain == ("num", Fraction(based[1]), 0)
 
 
 def _same_vector(one: tuple, other: tuple) -> bool:
-    "A tuple and a matrix of one column."
-    matrix, items = (one, other) if one[0] == "matrix" else (other, one)
-    column = [row[0] for row in matrix[2] if len(row) == 1]
-    if items[1:3] != ("(", ")") or len(column) != len(matrix[2]) or len(items) - 3 != len(column):
+    "A tuple and a matrix of one column or row."
+    matrix, items = (other, one) if one[0] == "tuple" else (one, other)
+    rows = as_matrix(matrix)[2]
+    if items[1:3] not in (("(", ")"), ("⟨", "⟩")) or (len(rows) > 1 and len(rows[0]) > 1):
         return False
-    return all(same(a, b) for a, b in zip(column, items[3:], strict=True))
+    elements = [element for row in rows for element in row]
+    return len(elements) == len(items) - 3 and all(map(same, elements, items[3:]))
+
+
+def _same_tuple(one: tuple, other: tuple) -> bool:
+    "Points, vectors and intervals: brackets and elements, in order."
+    brackets = [{"⟨": "(", "⟩": ")"}.get(sign, sign) for node in (one, other) for sign in node[1:3]]
+    alike = brackets[:2] == brackets[2:] and len(one) == len(other)
+    return alike and all(map(same, one[3:], other[3:]))
+
+
+def _same_date(one: tuple, other: tuple) -> bool:
+    "Dates; a year or a day of the week may be missing on one side."
+    return all(a == b or not (a and b) for a, b in zip(one[1:], other[1:], strict=True))
+
+
+def _spelled(node: tuple) -> str | None:
+    "The letters of a product such as `Red`, in order."
+    if node[0] != "*" or any(p[0] not in ("sym", "e", "i") or len(p[-1]) > 1 for p in node[1:]):
+        return None
+    return "".join(part[-1] for part in node[1:])
 
 # %% ../nbs/10_readings.ipynb #83c13783
 def _same_ratio(one: tuple, other: tuple) -> bool:
     "Ratios are proportional; a ratio of two numbers is also their quotient."
+    if "time" in (one[0], other[0]):  # `1:50` is read as a time
+        one, other = (
+            ("ratio", *map(Fraction, n[1:3])) if n[0] == "time" else n for n in (one, other)
+        )
     if one[0] != "ratio":
         one, other = other, one
     if other[0] == "ratio":
-        crossed = zip(one[1:], other[1:], strict=False)
-        return len(one) == len(other) and all(a * other[1] == b * one[1] for a, b in crossed)
+        if len(one) != len(other) or not any(one[1:]) or not any(other[1:]):
+            return False
+        scale = next((a / b for a, b in zip(one[1:], other[1:], strict=True) if a and b), 0)
+        return all(a == scale * b for a, b in zip(one[1:], other[1:], strict=True))
     if len(one) != 3 or one[2] == 0 or other[0] not in FORMULAS:
         return False
     return same_value(("num", one[1] / one[2], 0), other)
@@ -967,11 +1175,30 @@ _KINDS = FORMULAS | set(
 )
 
 
+def without_domain(node: tuple) -> tuple[tuple, tuple | None]:
+    r"`x=k\pi, k \in \mathbb{Z}` as what is said, and where its variable lives."
+    if node[0] == "list" and len(node) == 3 and node[2][0] == "named":
+        core, (_, name, where) = node[1:]
+        value = core[2] if core[0] == "named" and core[1] != name else core
+        known = where[0] == "sym" and where[1].startswith("double ")
+        if known and value[0] in FORMULAS and name in names(value):
+            return core, node[2]
+    return node, None
+
+
+def _same_row(one: tuple, other: tuple) -> bool:
+    "Whether two rows of cases are the same, cell by cell."
+    return len(one) == len(other) and all(map(same, one, other))
+
+
 def same(one: tuple, other: tuple) -> bool:
     "Whether two readings mean the same."
     if one == other:
         return True
     one, other = (identity(node) if node[0] == "relation" else node for node in (one, other))
+    (one, domain), (other, other_domain) = without_domain(one), without_domain(other)
+    if domain and other_domain and not same(domain, other_domain):
+        return False
     kinds = {one[0], other[0]}
     if "forms" in kinds:
         return same_forms(one, other)
@@ -980,10 +1207,23 @@ def same(one: tuple, other: tuple) -> bool:
     if kinds == {"named"} and one[1] == other[1]:
         return same(one[2], other[2])
     regions = region(one), region(other)
-    if all(regions) and kinds != {"tuple"} and kinds != {"set"}:
-        return same_region(*regions)
+    if all(regions) and kinds != {"tuple"} and kinds != {"set"} and same_region(*regions):
+        return True
     if kinds <= {"named", "relation"}:
         return bool(same_relation(one, other))
+    if all(regions) and kinds != {"tuple"} and kinds != {"set"}:
+        return False
+    if kinds == {"union", "list"}:  # `x<1, x>5`
+        one, other = (n if n[0] == "union" else ("union", *n[1:]) for n in (one, other))
+        return all(item[0] == "relation" for item in (*one[1:], *other[1:])) and same(one, other)
+    if kinds in ({"union"}, {"intersection"}, {"cases"}):
+        return matched(one[1:], other[1:], same if kinds != {"cases"} else _same_row)
+    values = named_apart(one), named_apart(other)
+    if (values[0] is None) != (values[1] is None):
+        found, node = (values[0], other) if values[1] is None else (values[1], one)
+        items = node[3:] if node[0] == "tuple" and node[1] == "(" else node[1:]
+        unnamed = node[0] in ("list", "tuple") and not any(i[0] == "named" for i in items)
+        return unnamed and len(items) == len(found) and all(map(same, found, items))
     if kinds == {"named", "list"}:
         named, values = (one, other) if one[0] == "named" else (other, one)
         if any(item[0] == "named" for item in values[1:]):
@@ -1001,12 +1241,19 @@ def same(one: tuple, other: tuple) -> bool:
         return _same_based(one, other)
     if kinds <= FORMULAS:
         return same_value(one, other)
-    if kinds == {"tuple", "matrix"}:
+    if kinds == {"tuple"}:
+        return _same_tuple(one, other)
+    if "tuple" in kinds and any(node[0] in FORMULAS and as_matrix(node) for node in (one, other)):
         return _same_vector(one, other)
     if kinds == {"time"}:
         return same_time(one, other)
+    if kinds == {"date"}:
+        return _same_date(one, other)
     if "ratio" in kinds:
         return _same_ratio(one, other)
+    if kinds == {"words", "*"}:
+        word, letters = (one, other) if one[0] == "words" else (other, one)
+        return (_spelled(letters) or "").casefold() == word[1]
     return one[0] == other[0] and _same_parts(one, other)
 
 # %% ../nbs/10_readings.ipynb #800c202b

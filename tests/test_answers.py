@@ -351,7 +351,7 @@ def test_no_hang_past_the_deadline(hostile):
     with AnswerPool(workers=1) as pool:
         assert pool.compare([("x+y", "y+x")], deadline=60) == [True]  # the worker is up
         start = time.monotonic()
-        gold = r"\frac{\pi}{2}"
+        gold = r"\int_0^1 2\,dx"  # without it an integral would be no answer
         assert verify_answers(boxed(hostile), [gold], deadline=1.0, pool=pool) == [False]
         assert time.monotonic() - start < 20
         assert pool.timeouts + pool.crashes <= 1
@@ -369,7 +369,8 @@ def test_a_gold_is_read_without_a_worker_whatever_it_is():
 def test_only_the_slow_answers_of_a_batch_are_lost():
     with AnswerPool(workers=2) as pool:
         answers = [r"2\sqrt2", SLOW, r"\sqrt{8}", SLOW.replace("1 e", "2 e"), r"\sqrt9", r"8^{1/2}"]
-        got = verify_answers(boxed(*answers), [r"\sqrt8"] * 6, deadline=3, pool=pool)
+        golds = [r"\int_0^1 x\,dx" if "int" in answer else r"\sqrt8" for answer in answers]
+        got = verify_answers(boxed(*answers), golds, deadline=3, pool=pool)
         assert got == [True, False, True, False, False, True]
         assert pool.timeouts == 2
 
@@ -464,7 +465,7 @@ PARENT = """if True:
     assert verify_answers([r'\\boxed{y+x}'], ['x+y'], deadline=60) == [True]
     task = sys.argv[1]
     if task:
-        arguments = [r'\\boxed{%s}' % task], ['5'], 2.0
+        arguments = [r'\\boxed{%s}' % task], [r'\\int_0^1 2\\,dx'], 2.0
         threading.Thread(target=verify_answers, args=arguments).start()
     time.sleep(0.5)
     print(*[worker.process.pid for worker in default_pool()._alive], flush=True)
