@@ -67,7 +67,7 @@ _NO_MEANING = [  # pattern, replacement; in this order
     (r"\\\\\s*\[[\d.]+ ?[a-z]{2}\]", r"\\\\"),
     (r"\{,\}", ","),
     (r"\\(?:text[a-z]*|mbox|mathrm)\s*\{\s*\}", ""),
-    (r"(?<!\\)\{\s*\}", ""),
+    (r"\^?(?<!\\)\{\s*\}", ""),
 ]
 _NO_MEANING = [(re.compile(pattern), new) for pattern, new in _NO_MEANING]
 

@@ -1084,7 +1084,9 @@ def named_apart(node: tuple) -> list[tuple] | None:
     "The values of a list such as `x=5, y=6`, where each has another name."
     if node[0] != "list" or any(item[0] != "named" for item in node[1:]):
         return None
-    if len({item[1] for item in node[1:]}) < len(node) - 1:
+    given = {item[1] for item in node[1:]}
+    roots = {name.partition("_")[0] for name in given} <= {"x"}  # `x_1=1, x_2=2` have no order
+    if roots or len(given) < len(node) - 1:
         return None
     return [item[2] for item in node[1:]]
 

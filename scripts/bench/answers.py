@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from r1nb.answers import AnswerPool, verify_answers
+from r1nb.answers import AnswerPool, extract_answer, verify_answers
 from r1nb.problems import read_rows
 
 
@@ -162,10 +162,21 @@ def judge_with_r1nb(pairs: list[list[str]]) -> dict:
     return {"read": [s is not None for s in same], "same": same, "seconds": seconds}
 
 
-def run_references(folder: Path, others: list[str], count: int, seed: int) -> None:
+def references(files: list[Path]) -> list[str]:
+    "The references in the columns `answer`, `final_answer` or (in a box) `solution` of `files`."
+    found = []
+    for row in (row for file in files for row in read_rows(file)):
+        value = next((row[k] for k in ("answer", "final_answer", "solution") if row.get(k)), None)
+        parts = value if isinstance(value, list) else [value]
+        text = ", ".join(map(str, parts))
+        found.append(extract_answer(text) or text if "answer" not in row else text)
+    return [text for text in found if text not in ("", "None")]
+
+
+def run_references(files: list[Path], others: list[str], count: int, seed: int) -> None:
     "How often graders are wrong about references: alone, in pairs, and changed in one place."
-    names = ("college_math_half.jsonl", "math500.jsonl")
-    golds = [str(r["answer"]) for name in names for r in read_rows(folder / name)]
+    golds = references(files)
+    print(f"{len(golds)} references of {', '.join(file.stem for file in files)}")
     rng = random.Random(seed)
     pairs = {
         "with itself": [[g, g] for g in golds],
@@ -231,6 +242,9 @@ def main() -> None:
     parser.add_argument(
         "--hostile", type=int, default=0, metavar="N", help="grade N hostile inputs instead"
     )
+    parser.add_argument(
+        "--sets", type=Path, nargs="+", metavar="FILE", help="with --references: of these files"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--references", type=int, default=0, metavar="N",
@@ -252,7 +266,8 @@ def main() -> None:
         "set R1NB_BENCHMARKS to a folder with math500.jsonl"
     )
     if args.references:
-        return run_references(Path(folder), args.other, args.references, args.seed)
+        usual = [Path(folder) / f"{name}.jsonl" for name in ("college_math_half", "math500")]
+        return run_references(args.sets or usual, args.other, args.references, args.seed)
     rows = read_rows(Path(folder) / "math500.jsonl")[: args.limit]
     texts, golds = completions(rows, random.Random(args.seed))
     seconds = {"math-verify, 1 process": [], "r1nb, 1 worker": [], "r1nb, 2 workers": []}
@@ -287,8 +302,16 @@ def main() -> None:
         for g, t, a, b in zip(golds, texts, ours, theirs, strict=True)
         if bool(a) != b
     ]
-    print(f"{len(different)} disagreements")
+    period = sum(text.endswith(".}") for _, text, _, _ in different)
+    without = [text for text in texts if not text.endswith(".}")]
+    agreement = 1 - (len(different) - period) / len(without)
+    print(
+        f"{len(different)} disagreements, {period} of them about a period in the box; without "
+        f"those completions {100 * agreement:.2f} % of {len(without)} agree"
+    )
     for gold, text, a, b in different:
+        if text.endswith(".}"):
+            continue
         print(f"  reference {gold!r}, completion …{text!r}: r1nb {a}, math-verify {b}")
 
 
