@@ -506,6 +506,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'r1nb.gallery.build_gallery': ('gallery.html#build_gallery', 'r1nb/gallery.py'),
                               'r1nb.gallery.key_metric': ('gallery.html#key_metric', 'r1nb/gallery.py'),
                               'r1nb.gallery.manifest_of': ('gallery.html#manifest_of', 'r1nb/gallery.py'),
+                              'r1nb.gallery.mended_links': ('gallery.html#mended_links', 'r1nb/gallery.py'),
                               'r1nb.gallery.metrics_of': ('gallery.html#metrics_of', 'r1nb/gallery.py'),
                               'r1nb.gallery.overlay': ('gallery.html#overlay', 'r1nb/gallery.py'),
                               'r1nb.gallery.run_page': ('gallery.html#run_page', 'r1nb/gallery.py'),

@@ -500,8 +500,7 @@ class TraceSources:
     dataset_name: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Traces: dataset folders of generate runs, .jsonl/.parquet files, Hub ids; "
-            "several make a mixture"
+            "help": "Traces: generate runs, .jsonl/.parquet files, Hub ids; several make a mixture"
         },
     )
     weights: list[float] = field(
@@ -908,10 +907,7 @@ CLASSES = (CurateConfig, PublishConfig)
 def check(cfg: CurateConfig, publishing: PublishConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     if not cfg.dataset_name:
-        raise InputError(
-            "dataset_name is missing: set it to the dataset folder of a generate run, a file "
-            "or a Hub id"
-        )
+        raise InputError("dataset_name is missing: set it to a generate run, a file or a Hub id")
     check_tokenizer(cfg.model_name_or_path)
     check_publish(publishing)
     for name in cfg.dataset_name:

@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'LINES', 'LEGEND_BOX', 'STYLE', 'PAGE', 'FIGURES', 'RUN', 'INDEX', 'SWITCH', 'manifest_of', 'metrics_of',
-           'key_metric', 'run_row', 'overlay', 'run_page', 'build_gallery']
+           'key_metric', 'run_row', 'overlay', 'mended_links', 'run_page', 'build_gallery']
 
 # %% ../nbs/72_gallery.ipynb #096a9ee5
 import io
 import re
+from html import escape, unescape
 from pathlib import Path
+from posixpath import dirname, normpath
+from urllib.parse import unquote
 
 import yaml
 
 from .report import CURVES, duration, export_html, last_metric, template
 from .runs import Run, atomic_path, list_runs, write_text
 from .scheduler import state_of
-from .settings import InputError, settings
+from .settings import InputError, checkout, settings
 
 # %% ../nbs/72_gallery.ipynb #45fa4523
 def manifest_of(run: Run) -> dict:
@@ -246,25 +249,61 @@ RUN = """
 <h2>Manifest</h2>
 <pre tabindex="0">{{ manifest }}</pre>"""
 
+# %% ../nbs/72_gallery.ipynb #bd1a7bdb
+_LINK = re.compile(r"""<a\b(?:[^>"']|"[^"]*"|'[^']*')*>""")
+_HREF = re.compile(r"""\shref\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>]+))""")
 
-def _notebook_page(run: Run, name: str, page: Path) -> Path:
+
+def mended_links(body: str, book: str | None) -> str:
+    """The page `body` of an executed notebook without links that lead nowhere from the gallery.
+
+    Links to other sites and to headings of the page stay. Those to notebooks of `nbs` lead to their
+    pages in `book`, the address of the documentation; without it, and for any other file, the words
+    stay and the link goes."""
+    known = set(re.findall(r"""\sid\s*=\s*["']([^"']*)["']""", body))
+
+    def mend(found):
+        tag = found[0]
+        href = _HREF.search(tag)
+        target = next((part for part in href.groups() if part is not None), "") if href else ""
+        path, _, anchor = unescape(target).partition("#")
+        if (
+            not href
+            or re.match(r"https?:|mailto:", path)
+            or (not path and unquote(anchor) in known)
+        ):
+            return tag
+        notebook = normpath(f"nbs/jobs/{path}")  # records are copies of the notebooks there
+        if (
+            book
+            and re.fullmatch(r"nbs/[\w/]+\.ipynb", notebook)
+            and (checkout() / notebook).is_file()
+        ):
+            page = notebook.removeprefix("nbs/").removesuffix("ipynb") + "html"
+            return f'{tag[: href.start()]} href="{book}/{page}"{tag[href.end() :]}'
+        return tag[: href.start()] + tag[href.end() :]
+
+    return _LINK.sub(mend, body)
+
+# %% ../nbs/72_gallery.ipynb #adcfc0d5
+def _notebook_page(run: Run, name: str, page: Path, book: str | None) -> Path:
     "Write the executed notebook of `run`, whose name is `name`, to `page`."
-    from html import escape
-
     export_html(run / "job.ipynb", page, hide_code=False)
     alt = 'alt="No description has been provided for this image"'
     body = page.read_text(encoding="utf-8")
     body = body.replace(alt, f'alt="Plot of the run {escape(name, quote=True)}"')
     body = body.replace("<html>", '<html lang="en">', 1)
     body = body.replace("<head>", '<head><link rel="icon" href="data:,">', 1)
-    return write_text(page, body)
+    return write_text(page, mended_links(body, book))
 
 
-def run_page(run: Run, row: dict, folder: Path) -> Path:
-    "Write the page of `run` and that of its executed notebook to `folder`; returns its path."
+def run_page(run: Run, row: dict, folder: Path, book: str | None = None) -> Path:
+    """Write the page of `run` and that of its executed notebook to `folder`; returns its path.
+
+    `book`: where the pages of the notebooks are, seen from `folder`."""
     name, notebook = row["run"].replace("/", "-"), None
     if (run / "job.ipynb").is_file():
-        notebook = _notebook_page(run, row["run"], folder / f"{name}.notebook.html").name
+        notebook = _notebook_page(run, row["run"], folder / f"{name}.notebook.html", book).name
     manifest = {k: v for k, v in manifest_of(run).items() if k not in ("pid", "process_start")}
     text = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=120)
     body = template(RUN).render(
@@ -332,8 +371,9 @@ def build_gallery(
     """Write pages of `runs` to the folder `out`; returns its `index.html`.
 
     `runs`: by default all below `root`, the settings' runs folder if None. `out` is replaced as a
-    whole, so it must be new, empty or an older gallery. `home` is a link back, for example to a
-    documentation. Raises `InputError` if `out` contains something else, or if there are no runs."""
+    whole, so it must be new, empty or an older gallery. `home` is a link back, to the first page of
+    the documentation: links of the records to notebooks then lead to their pages there. Raises
+    `InputError` if `out` contains something else, or if there are no runs."""
     root, out = Path(root or settings().runs).absolute(), Path(out).absolute()
     runs = list_runs(root) if runs is None else runs
     if not runs:
@@ -345,9 +385,10 @@ def build_gallery(
     named = {row["run"]: run for row, run in zip(rows, runs, strict=True)}
     with atomic_path(out) as folder:
         (folder / "runs").mkdir(parents=True)
+        book = f"../{dirname(home)}" if home else None
         links = {}
         for row, run in zip(rows, runs, strict=True):
-            links[row["run"]] = f"runs/{run_page(run, row, folder / 'runs').name}"
+            links[row["run"]] = f"runs/{run_page(run, row, folder / 'runs', book).name}"
         back = (home, "Documentation") if home else None
         page = _page("Runs", _index(rows, links, named), back)
         write_text(folder / "index.html", page)

@@ -145,11 +145,14 @@ def iter_parquet(path: str | Path):
 
 # %% ../nbs/12_problems.ipynb #8f020d95
 def data_file(path: str | Path) -> Path:
-    "Return the file `path`, or the only `.jsonl` or `.parquet` file (`train.*` first) in a folder."
+    """Return the file `path`, or the only `.jsonl` or `.parquet` (`train.*` first) in a folder.
+
+    The folder of a run stands for its `dataset`. Raises `InputError` if there is not one file."""
     path = Path(path)
     with path_errors("dataset_name", path):
         is_folder = path.is_dir()
     if is_folder:
+        path = path / "dataset" if (path / "dataset").is_dir() else path
         files = sorted(f for f in path.iterdir() if f.suffix in (".jsonl", ".parquet"))
         files = [f for f in files if f.stem == "train"] or files
         if len(files) != 1:
@@ -406,7 +409,7 @@ class SourceConfig:
     dataset_name: str = field(
         default="reasoning_gym/chain_sum",
         metadata={
-            "help": "reasoning_gym/<task>, a local .jsonl or .parquet file (or a run's dataset "
+            "help": "reasoning_gym/<task>, a local .jsonl or .parquet file (or a run's "
             "folder), a benchmark's name, or a Hub id"
         },
     )

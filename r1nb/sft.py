@@ -105,7 +105,7 @@ class TracesConfig:
 
     dataset_name: str = field(
         default="",
-        metadata={"help": "A curate run's dataset folder, a .jsonl/.parquet file, or a Hub id"},
+        metadata={"help": "A curate run, a .jsonl/.parquet file, or a Hub id"},
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of a Hub dataset"}
@@ -178,9 +178,7 @@ def read_traces(cfg: TracesConfig) -> Dataset:
 
     Raises `InputError` if they cannot be read."""
     if not cfg.dataset_name:
-        raise InputError(
-            "dataset_name: not set; name a curate run's dataset folder, a file or a Hub id"
-        )
+        raise InputError("dataset_name: not set; name a curate run, a file or a Hub id")
     rows = None if is_local(cfg.dataset_name) else _hub_rows(cfg)
     try:
         return Dataset.from_generator(

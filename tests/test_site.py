@@ -21,6 +21,10 @@ LOOK = (ROOT / "tests" / "page_flaws.js").read_text(encoding="utf-8")
 CONTRAST = (ROOT / "tests" / "page_contrast.js").read_text(encoding="utf-8")
 
 
+# As in the job notebooks; the last two lead nowhere.
+LINKS = "[loss](../42_sft.ipynb) [next](evaluate.ipynb) [x](#none) [report](runs/..html)"
+
+
 def demo_runs(root):
     "Three runs without a model: one of SFT, with a plot in its notebook, and two of GRPO."
     import base64
@@ -43,7 +47,7 @@ def demo_runs(root):
     data = {"image/png": base64.b64encode(picture.getvalue()).decode()}
     plot = nbformat.v4.new_output("display_data", data)
     cells = [
-        nbformat.v4.new_markdown_cell("# sft"),
+        nbformat.v4.new_markdown_cell("# sft\n\n" + LINKS),
         nbformat.v4.new_code_cell("plot()", outputs=[plot]),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), sft / "job.ipynb")
@@ -347,6 +351,9 @@ def test_the_gallery_compares_runs(base, open_page):
     page.wait_for_url("**/demo-sft.notebook.html")
     page.locator("img").wait_for()
     assert page.locator("img").count() == 1 and page.troubles == []
+    assert page.locator("a[href]").all_inner_texts() == ["¶", "loss", "next"]
+    page.get_by_role("link", name="loss").click()
+    page.wait_for_url("**/42_sft.html")
 
 
 def test_the_command_writes_the_gallery(tmp_path, open_page):
