@@ -975,6 +975,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'r1nb.readings._same_ratio': ('readings.html#_same_ratio', 'r1nb/readings.py'),
                                'r1nb.readings._same_row': ('readings.html#_same_row', 'r1nb/readings.py'),
                                'r1nb.readings._same_tuple': ('readings.html#_same_tuple', 'r1nb/readings.py'),
+                               'r1nb.readings._same_values': ('readings.html#_same_values', 'r1nb/readings.py'),
                                'r1nb.readings._same_vector': ('readings.html#_same_vector', 'r1nb/readings.py'),
                                'r1nb.readings._spelled': ('readings.html#_spelled', 'r1nb/readings.py'),
                                'r1nb.readings._without_if': ('readings.html#_without_if', 'r1nb/readings.py'),

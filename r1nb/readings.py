@@ -173,7 +173,7 @@ _LETTERS = set("mgshlLJNWVAKCF")  # units of one letter, where a unit is expecte
 _POWERS = {"square": "2", "sq": "2", "cubic": "3"}  # stand before their unit
 _POWERS_BEHIND = {"squared": "2", "cubed": "3"}
 
-
+# %% ../nbs/10_readings.ipynb #d60d3337
 def _factors(tokens: list[Token]) -> tuple[int, list[Token]]:
     "The product of the words such as `million` that `tokens` begin with, and the other tokens."
     product = 1
@@ -1192,7 +1192,33 @@ def _same_row(one: tuple, other: tuple) -> bool:
     "Whether two rows of cases are the same, cell by cell."
     return len(one) == len(other) and all(map(same, one, other))
 
+# %% ../nbs/10_readings.ipynb #cb744cb2
+def _same_values(one: tuple, other: tuple, kinds: set[str]) -> bool:
+    "`same` for readings that are neither relations nor named."
+    if "quantity" in kinds and kinds <= {"quantity", *FORMULAS}:
+        return same_quantity(one, other)
+    if kinds & {"list", "set"}:
+        return same_members(one, other)
+    if "based" in kinds:
+        return _same_based(one, other)
+    if kinds <= FORMULAS:
+        return same_value(one, other)
+    if kinds == {"tuple"}:
+        return _same_tuple(one, other)
+    if "tuple" in kinds and any(node[0] in FORMULAS and as_matrix(node) for node in (one, other)):
+        return _same_vector(one, other)
+    if kinds == {"time"}:
+        return same_time(one, other)
+    if kinds == {"date"}:
+        return _same_date(one, other)
+    if "ratio" in kinds:
+        return _same_ratio(one, other)
+    if kinds == {"words", "*"}:
+        word, letters = (one, other) if one[0] == "words" else (other, one)
+        return (_spelled(letters) or "").casefold() == word[1]
+    return one[0] == other[0] and _same_parts(one, other)
 
+# %% ../nbs/10_readings.ipynb #ba7d4013
 def same(one: tuple, other: tuple) -> bool:
     "Whether two readings mean the same."
     if one == other:
@@ -1235,28 +1261,7 @@ def same(one: tuple, other: tuple) -> bool:
     if "named" in kinds:
         named, value = (one, other) if one[0] == "named" else (other, one)
         return same(named[2], value)
-    if "quantity" in kinds and kinds <= {"quantity", *FORMULAS}:
-        return same_quantity(one, other)
-    if kinds & {"list", "set"}:
-        return same_members(one, other)
-    if "based" in kinds:
-        return _same_based(one, other)
-    if kinds <= FORMULAS:
-        return same_value(one, other)
-    if kinds == {"tuple"}:
-        return _same_tuple(one, other)
-    if "tuple" in kinds and any(node[0] in FORMULAS and as_matrix(node) for node in (one, other)):
-        return _same_vector(one, other)
-    if kinds == {"time"}:
-        return same_time(one, other)
-    if kinds == {"date"}:
-        return _same_date(one, other)
-    if "ratio" in kinds:
-        return _same_ratio(one, other)
-    if kinds == {"words", "*"}:
-        word, letters = (one, other) if one[0] == "words" else (other, one)
-        return (_spelled(letters) or "").casefold() == word[1]
-    return one[0] == other[0] and _same_parts(one, other)
+    return _same_values(one, other, kinds)
 
 # %% ../nbs/10_readings.ipynb #800c202b
 def ambiguous(text: str) -> bool:
