@@ -44,6 +44,10 @@ _SYMBOLS = {
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _NO_MEANING = [  # pattern, replacement; in this order
+    (r"\{:\}|\\colon(?![A-Za-z])", ":"),
+    (r"\\degree(?![A-Za-z])", r"^\\circ "),
+    (r"\\(?:lor|vee)(?![A-Za-z])", r"\\text{ or }"),
+    (r"\\(?:land|wedge)(?![A-Za-z])", r"\\text{ and }"),
     (r"√(\w+)", r"\\sqrt{\1}"),
     (r"√", r"\\sqrt"),
     (r"\\!\s*", ""),
@@ -65,6 +69,7 @@ _NO_MEANING = [  # pattern, replacement; in this order
     (r"\\(?:neq|not\s*=)", r"\\ne "),
     (r"\\(?:oslash|varnothing)(?![A-Za-z])", r"\\emptyset"),
     (r"\\\\\s*\[[\d.]+ ?[a-z]{2}\]", r"\\\\"),
+    (r"\.\.\.+|\\c?dots(?![A-Za-z])", r"\\ldots "),
     (r"\{,\}", ","),
     (r"\\(?:text[a-z]*|mbox|mathrm)\s*\{\s*\}", ""),
     (r"\^?(?<!\\)\{\s*\}", ""),
@@ -81,6 +86,7 @@ def normalize_latex(answer: str, keep_dollars: bool = False) -> str:
     s = answer.strip()
     for symbol, latex in _SYMBOLS.items():
         s = s.replace(symbol, latex)
+    s = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹](?![⁰¹²³⁴⁵⁶⁷⁸⁹⁻])", lambda m: "^" + m[0].translate(_SUPERSCRIPTS), s)
     s = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", s)
     for pattern, new in _NO_MEANING:
         s = pattern.sub(new, s)
@@ -105,7 +111,10 @@ UNITS = {  # written form: unit; a form that stands here is a unit also outside 
         "inch": "inch inches in", "mile": "mi mile", "yd": "yd yard", "lb": "lb lbs pound",
         "oz": "oz ounce", "h": "hr hrs hour h", "min": "min mins minute", "s": "sec secs second s",
         "°": "degree deg", "$": "dollar usd", "cent": "cent", "£": "gbp", "€": "euro eur",
-        "%": "percent", "mile/h": "mph", "": "unit", "ml": "ml mL milliliter", "l": "liter litre L",
+        "%": "percent", "mile/h": "mph", "": "unit", "km/h": "kmph kph",
+        "C": "celsius", "F": "fahrenheit", "J": "joule", "N": "newton", "W": "watt", "V": "volt",
+        "Pa": "pascal", "K": "kelvin", "Hz": "hertz", "ml": "ml mL milliliter",
+        "l": "liter litre L",
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -225,6 +234,7 @@ class Reader:
 
     def __init__(self, tokens: list[Token], euler: bool = False):
         self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
+        self.single = False  # an argument without braces is one token: `\\frac x2`
         self.euler = euler  # `2e-1` is Euler's number minus one, not 0.2
 
     def peek(self, ahead: int = 0) -> Token:
@@ -309,7 +319,7 @@ def read_product(r: Reader) -> tuple:
             sign *= -1 if r.take().value == "-" else 1
         if factors and not (divides or times) and not starts_factor(r):
             break
-        number = r.peek().kind == "num"
+        number = r.peek().kind in ("num", "repeating", "scientific")
         if number and factors and not (divides or times) and last == "num":
             raise ReadError("two numbers in a row")
         start = r.at
@@ -361,9 +371,9 @@ def read_group(r: Reader, one_digit: bool = False) -> tuple:
     r"An argument in braces, or one token; with `one_digit` `\frac12` is 1/2, as in TeX."
     token = r.peek()
     if r.accept("{"):
-        bars, r.bars = r.bars, 0
+        (bars, single), r.bars, r.single = (r.bars, r.single), 0, False
         node = read_sum(r)
-        r.bars = bars
+        r.bars, r.single = bars, single
         r.expect("}")
         return node
     if one_digit and token.kind == "num" and len(token.value) > 1 and token.value[0].isdigit():
@@ -371,7 +381,9 @@ def read_group(r: Reader, one_digit: bool = False) -> tuple:
         r.tokens[r.at] = Token("num", token.value[1:].lstrip(", ") or "0")
         return ("num", Fraction(token.value[0]), 0)
     r.enter()
+    single, r.single = r.single, True
     node = read_primary(r)
+    r.single = single
     r.depth -= 1
     return node
 
@@ -417,12 +429,12 @@ def read_primary(r: Reader) -> tuple:
 def read_bracketed(r: Reader) -> tuple:
     "A sum in brackets or bars; several, separated by commas, are a vector."
     opening = r.take().value
-    bars, r.bars = r.bars, int(opening in "|‖")
+    (bars, single), r.bars, r.single = (r.bars, r.single), int(opening in "|‖"), False
     items = [read_sum(r)]
     while opening == "(" and r.accept(","):
         items.append(read_sum(r))
     r.expect(_CLOSING[opening])
-    r.bars = bars
+    r.bars, r.single = bars, single
     if len(items) > 1:
         return ("matrix", "()", tuple((item,) for item in items))
     if opening == "‖":
@@ -500,7 +512,13 @@ def read_name(r: Reader) -> tuple:
     if not name:
         raise ReadError("a name without letters")
     index = r.peek()
-    if kind == "sym" and index.kind == "num" and not index.spaced and index.value.isdecimal():
+    if (
+        kind == "sym"
+        and not r.single
+        and index.kind == "num"
+        and not index.spaced
+        and index.value.isdecimal()
+    ):
         name += "_" + r.take().value  # `x1`
     if r.peek().value == "_":
         r.take()
@@ -696,7 +714,7 @@ class Unknown(ArithmeticError):
 
 
 MAX_BITS = 100_000  # of an exact number
-MAX_VISITS = 40_000  # of nodes, in one comparison
+MAX_VISITS = 100_000  # of nodes, in one comparison
 
 
 @lru_cache(4)
@@ -723,32 +741,42 @@ def spelled(node) -> str:
     return repr(node)
 
 
+_WHOLE = sorted(  # values of integers: a step somewhere is seen by its neighbours
+    set(range(1, 151))
+    | {k * k + d for k in range(13, 60) for d in (-1, 0, 1)}
+    | {b**k + d for b in (2, 3, 10) for k in range(2, 21) if b**k < 10**7 for d in (-1, 0, 1)}
+)
+
+
 class Point:
     """Values for variables: where a formula is evaluated.
 
     `number`: which point. `digits`: precision. `log_base`: what `\\log` means here. `salt`: another
-    salt gives other points. `whole`: variables are positive integers, or with `halves` halves
-    of them."""
+    salt gives other points. `kind`: '' for numbers between -13 and 13, 'wide' for larger ones,
+    'whole' for positive integers, 'beside' for numbers next to integers and halves."""
 
-    def __init__(
-        self, number, digits=40, log_base=10, visits=None, salt=0, whole=False, halves=False
-    ):
+    def __init__(self, number, digits=40, log_base=10, visits=None, salt=0, kind=""):
         self.mp, self.number, self.log_base = arithmetic(digits), number, log_base
-        self.salt, self.whole, self.halves = salt, whole, halves
+        self.salt, self.kind = salt, kind
         self.visits = visits if visits is not None else [MAX_VISITS]
         self.bound, self.matrices = {}, False
 
     def variable(self, name: str):
-        "A rational number that depends on the name and the number of the point."
+        "A rational number that depends on the name and the point."
         if name in self.bound:
             return self.bound[name]
+        if self.kind in ("whole", "beside"):
+            first = hashed(f"{self.salt}/{name}")  # another order for each variable
+            whole = Fraction(_WHOLE[(self.number + first) % len(_WHOLE)])
+            if self.kind == "whole":
+                return whole
+            return (whole / 2, whole + Fraction(1, 1000), whole - Fraction(1, 1000))[
+                self.number % 3
+            ]
         seed = hashed(f"{self.salt}/{self.number}/{name}")
-        if self.whole:
-            size = (8, 100, 10_000, 0)[self.number % 4]
-            odd = (hashed(f"{self.salt}/{name}") + self.number // 4 + self.number) % 2  # in turn
-            whole = Fraction(2 * (seed % size) + odd + 1 if size else 300 * (seed % 200 + 1))
-            return whole / 2 if self.halves else whole
         value = Fraction(seed % 9973 + 14, 10007)
+        if self.kind == "wide":
+            return value * 10 ** (1 + self.number // 2 % 4) * (1 if self.number % 2 else -1)
         if self.number % 4 >= 1:
             value = value * (3 + seed // 9973 % 11)
         negative = self.number % 4 == 3 or (self.number % 4 == 2 and seed >> 63)
@@ -1074,7 +1102,7 @@ def has_function(node, *functions: str) -> bool:
     "Whether a formula contains one of `functions`."
     if not isinstance(node, tuple) or not node:
         return False
-    found = node[0] == "fn" and node[1] in functions
+    found = (node[0] == "fn" and node[1] in functions) or node[0] in functions
     return found or any(has_function(part, *functions) for part in node)
 
 
@@ -1094,12 +1122,14 @@ def has_steps(node) -> bool:
 def _points(one: tuple, other: tuple) -> list[dict]:
     "The points at which two formulas are compared."
     variables = names(one) | names(other)
-    points = [{"number": k, "whole": False} for k in range(8 if variables else 1)]
+    points = [{"number": k} for k in range(8 if variables else 1)]
+    if variables and any(has_function(node, "abs", "root") for node in (one, other)):
+        points += [{"number": k, "kind": "wide"} for k in range(8)]
     if not (has_steps(one) or has_steps(other)):
         return points
-    whole = [{"number": k, "whole": True} for k in range(12)]
-    halves = [{"number": k, "whole": True, "halves": True} for k in range(6)]
-    return whole if all(v[0] in INTEGERS for v in variables) else points + whole + halves
+    whole = [{"number": k, "kind": "whole"} for k in range(len(_WHOLE))]
+    beside = [{"number": k, "kind": "beside"} for k in range(0, len(_WHOLE), 3)]
+    return whole if all(v[0] in INTEGERS for v in variables) else points + whole + beside
 
 
 def same_formula(one: tuple, other: tuple) -> bool | None:
