@@ -1031,6 +1031,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'r1nb.readings.same_value': ('readings.html#same_value', 'r1nb/readings.py'),
                                'r1nb.readings.several_choices': ('readings.html#several_choices', 'r1nb/readings.py'),
                                'r1nb.readings.split': ('readings.html#split', 'r1nb/readings.py'),
+                               'r1nb.readings.split_condition': ('readings.html#split_condition', 'r1nb/readings.py'),
                                'r1nb.readings.without_domain': ('readings.html#without_domain', 'r1nb/readings.py'),
                                'r1nb.readings.without_grouping': ('readings.html#without_grouping', 'r1nb/readings.py'),
                                'r1nb.readings.without_indices': ('readings.html#without_indices', 'r1nb/readings.py')},

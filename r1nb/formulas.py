@@ -43,6 +43,8 @@ _SYMBOLS = {
     **_VULGAR_FRACTIONS,
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+
+# %% ../nbs/10_formulas.ipynb #3a47820f
 _NO_MEANING = [  # pattern, replacement; in this order
     (r"\{:\}|\\colon(?![A-Za-z])", ":"),
     (r"\\degree(?![A-Za-z])", r"^\\circ "),
@@ -69,6 +71,11 @@ _NO_MEANING = [  # pattern, replacement; in this order
     (r"\\(?:neq|not\s*=)", r"\\ne "),
     (r"\\(?:oslash|varnothing)(?![A-Za-z])", r"\\emptyset"),
     (r"\\\\\s*\[[\d.]+ ?[a-z]{2}\]", r"\\\\"),
+    (r"\((\d+)\)\s*_(?=\{?\(?\d)", r"\1_"),
+    (r"_\{\((\d+)\)\}", r"_{\1}"),
+    (r"\(\s*\\(?:[bp]?mod(?![A-Za-z])|text\s*\{\s*mod\s*\})\s*\{?(\w+)\}?\s*\)", r"\\pmod{\1}"),
+    (r"\\mod\s*\{?(\w+)\}?", r"\\pmod{\1}"),
+    (r"\\pmod\s*(\w)(?!\w)", r"\\pmod{\1}"),
     (r"\.\.\.+|\\c?dots(?![A-Za-z])", r"\\ldots "),
     (r"\{,\}", ","),
     (r"\\(?:text[a-z]*|mbox|mathrm)\s*\{\s*\}", ""),
@@ -264,7 +271,7 @@ class Reader:
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
     "rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon "
-    "Phi Psi Omega ell hbar partial nabla ldots cdots dots vdots ddots max min sup inf"
+    "Phi Psi Omega ell hbar partial nabla ldots cdots dots vdots ddots max min sup inf top"
 )
 _SYMBOL_COMMANDS = {"\\" + name for name in _GREEK.split()}
 _CONSTRUCTS = set(
@@ -436,7 +443,7 @@ def read_bracketed(r: Reader) -> tuple:
     r.expect(_CLOSING[opening])
     r.bars, r.single = bars, single
     if len(items) > 1:
-        return ("matrix", "()", tuple((item,) for item in items))
+        return ("matrix", "[]", tuple((item,) for item in items))
     if opening == "‖":
         return ("opaque", "norm", items[0])
     return ("fn", "abs", items[0]) if opening == "|" else items[0]
@@ -747,7 +754,7 @@ _WHOLE = sorted(  # values of integers: a step somewhere is seen by its neighbou
     | {b**k + d for b in (2, 3, 10) for k in range(2, 21) if b**k < 10**7 for d in (-1, 0, 1)}
 )
 
-
+# %% ../nbs/10_formulas.ipynb #ce164841
 class Point:
     """Values for variables: where a formula is evaluated.
 
@@ -1033,6 +1040,9 @@ def as_matrix(node: tuple) -> tuple | None:
     "A sum or a multiple of matrices as one matrix; `None` for anything else."
     if node[0] == "matrix":
         return node
+    if node[0] == "^" and node[2] in (("sym", "T"), ("sym", "top")):
+        matrix = as_matrix(node[1])
+        return matrix and ("matrix", matrix[1], tuple(zip(*matrix[2], strict=True)))
     if node[0] not in ("+", "*"):
         return None
     parts = [(part, as_matrix(part)) for part in node[1:]]
@@ -1128,7 +1138,7 @@ def _points(one: tuple, other: tuple) -> list[dict]:
     if not (has_steps(one) or has_steps(other)):
         return points
     whole = [{"number": k, "kind": "whole"} for k in range(len(_WHOLE))]
-    beside = [{"number": k, "kind": "beside"} for k in range(0, len(_WHOLE), 3)]
+    beside = [{"number": k, "kind": "beside"} for k in range(0, len(_WHOLE), 2)]
     return whole if all(v[0] in INTEGERS for v in variables) else points + whole + beside
 
 

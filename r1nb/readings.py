@@ -7,11 +7,11 @@ and when two of one kind are the same."""
 __all__ = ['ROOTS', 'SIGNIFICANT', 'FORMULAS', 'REALS', 'split', 'enclosed', 'formula', 'flat', 'read_time', 'read_date',
            'read_ratio', 'several_choices', 'read_choice', 'read_unit', 'read_quantity', 'read_words',
            'without_grouping', 'read_brackets', 'read_items', 'read_list', 'is_name', 'names_in', 'read_relation',
-           'read_combination', 'read_cases', 'read_item', 'read_tokens', 'read_prose', 'balanced', 'readable',
-           'bracket_depth', 'read_answer', 'decimal', 'rounds_to', 'infinite', 'same_value', 'same_rows', 'number',
-           'region', 'matched', 'same_region', 'as_equation', 'proportional', 'same_relation', 'identity', 'same_forms',
-           'forms_of', 'parts_of', 'same_quantity', 'same_time', 'same_choice', 'same_members', 'without_indices',
-           'named_apart', 'without_domain', 'same', 'ambiguous', 'same_answer']
+           'read_combination', 'read_cases', 'read_item', 'split_condition', 'read_tokens', 'read_prose', 'balanced',
+           'readable', 'bracket_depth', 'read_answer', 'decimal', 'rounds_to', 'infinite', 'same_value', 'same_rows',
+           'number', 'region', 'matched', 'same_region', 'as_equation', 'proportional', 'same_relation', 'identity',
+           'same_forms', 'forms_of', 'parts_of', 'same_quantity', 'same_time', 'same_choice', 'same_members',
+           'without_indices', 'named_apart', 'without_domain', 'same', 'ambiguous', 'same_answer']
 
 # %% ../nbs/10_readings.ipynb #c95832f9
 import re
@@ -213,7 +213,10 @@ def read_unit(tokens: list[Token]) -> str:
             found = re.match(r"-?[23]\b|-1\b", _exponent(tokens[at:]))
             if not found:
                 raise ReadError("an exponent of a unit")
-            parts[-1] += found[0] if parts[-1] else ""
+            if parts[-1] and found[0][0] == "-":  # s^{-1}
+                parts[-1] = "/" + parts[-1] + found[0][1:].replace("1", "")
+            elif parts[-1]:
+                parts[-1] += found[0]
             at += len(found[0]) + 2 * (tokens[at].value == "{")
         elif named and word in _POWERS_BEHIND and behind:
             parts[-1] += _POWERS_BEHIND[word]
@@ -228,8 +231,7 @@ def read_unit(tokens: list[Token]) -> str:
     words = [part for part in parts if part not in ("/", " ", "")]
     if power or len(words) > 6 or (tokens and not parts):
         raise ReadError("no unit")
-    joined = re.sub(r"([A-Za-z°]+)-1", r"/\1", "".join(parts).replace(" ", ""))  # s^{-1}
-    joined = re.sub(r"([A-Za-z°]+)-([23])", r"/\1\2", joined)
+    joined = "".join(parts).replace(" ", "")
     return re.sub(r"/(\w+)/\1$", r"/\g<1>2", joined)  # per second per second
 
 
@@ -353,7 +355,7 @@ def _builder(elements: list[Token], condition: list[Token], euler: bool) -> tupl
     node = read_tokens(condition, euler)
     real = all(read_tokens(part, euler) == ("sym", "double R") for part in domain)
     if real and len(variable) == 1 and any(t[:2] == variable[0][:2] for t in condition):
-        return node
+        return ("intersection", node) if node[0] == "relation" else node
     return ("builder", read_tokens(elements, euler), node)
 
 
@@ -409,7 +411,7 @@ def is_name(tokens: list[Token]) -> str | None:
     if all(t.kind == "word" for t in tokens):
         return None if text.casefold() in _VERDICTS else text.casefold()
     inside = enclosed(tokens)
-    if inside and inside[0] == "(" and all(t.kind == "sym" for t in inside[1][::2]):
+    if inside and inside[0::2] == ("(", ")") and all(t.kind == "sym" for t in inside[1][::2]):
         return text if {t.value for t in inside[1][1::2]} == {","} else None  # `(x,y)`
     letters = [t for t in tokens if t.kind == "sym"]
     if len(letters) == len(tokens) and (len(tokens) == 1 or text.isupper()):
@@ -559,6 +561,32 @@ def read_item(tokens: list[Token], euler: bool) -> tuple:
     signed = spread_signs(node)
     return node if len(signed) == 1 else ("list", *signed)
 
+# %% ../nbs/10_readings.ipynb #e0ce2c46
+_ABOUT = set(
+    "all any some each every constant constants integer integers real reals number numbers natural "
+    "positive nonnegative arbitrary is are an a the".split()
+)
+
+
+def split_condition(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
+    "An answer and the condition behind it, or `tokens` and `[]`."
+    for n, t in enumerate(tokens[1:], 1):
+        words = t.kind == "word" and t.value.lower() in ("where", "for", "with", "when")
+        inside = enclosed(tokens[n:]) if t.value == "(" and t.spaced else None
+        if words or (inside and any(u.kind == "rel" for u in inside[1])):
+            core, condition = tokens[:n], inside[1] if inside else tokens[n + 1 :]
+            if core[-1].value == ",":
+                core = core[:-1]
+            known = {u.value for u in core if u.kind == "sym"}
+            head = [u for k, u in enumerate(core) if k == 0 and core[1:2] and core[1].kind == "rel"]
+            known -= {u.value for u in head}
+            about = {u.value for u in condition if u.kind == "sym"}
+            rest = [u for u in condition if u.kind == "word" and u.value.lower() not in _ABOUT]
+            said = any(u.kind in ("rel", "word") for u in condition)
+            if about and about <= known and said and not rest and core:
+                return core, condition
+    return tokens, []
+
 # %% ../nbs/10_readings.ipynb #fed75d94
 _THEREFORE = ("=", r"\therefore", r"\Rightarrow", r"\implies", r"\to")
 
@@ -571,6 +599,13 @@ def read_tokens(tokens: list[Token], euler: bool = False) -> tuple:
         tokens = tokens[1:]
     if not tokens:
         raise ReadError("nothing")
+    core, condition = split_condition(tokens)
+    if condition:
+        try:
+            about = read_tokens(condition, euler)
+        except ReadError:
+            about = read_prose(condition, euler)
+        return ("given", read_tokens(core, euler), about)
     bracketed = enclosed(tokens)
     if bracketed is None:
         found = read_list(tokens, euler)
@@ -661,6 +696,10 @@ def read_answer(text: str, euler: bool = False) -> tuple | None:
         return None
 
 
+_ANNOUNCING = {"answer", "option", "choice"}
+_LEADING = _ANNOUNCING | {"the", "final", "is", ":"}
+
+
 def _read(text: str, euler: bool) -> tuple | None:
     if not readable(text) or not normalize_latex(text):
         return None
@@ -672,6 +711,14 @@ def _read(text: str, euler: bool) -> tuple | None:
     tokens = tokenize(text)
     if not tokens:
         return None
+    lead = 0
+    while lead < len(tokens) - 1 and tokens[lead].value.lower() in _LEADING:
+        lead += 1
+    if any(t.kind == "word" and t.value.lower() in _ANNOUNCING for t in tokens[:lead]):
+        tokens = tokens[lead:]
+        words = re.sub(
+            r"^(?:(?:the|final|answer|option|choice|is)\b\s*:?\s*)+", "", words, flags=re.I
+        )
     if len(tokens) == 1 and (tokens[0].kind == "rel" or tokens[0].value in "+-*/"):
         return ("words", tokens[0].value)  # which sign?
     if tokens[0].value == "{" and tokens[-1].value == "}" and len(split(tokens[1:-1], ",")) > 1:
@@ -818,7 +865,7 @@ def _inequality(node: tuple) -> tuple | None:
             return _bounds(variable, signs, sides, n)
     return _linear(signs, sides)
 
-
+# %% ../nbs/10_readings.ipynb #c529a4b3
 def _is_linear(node: tuple, variable: str) -> bool:
     "Whether a formula is a sum of numbers and multiples of `variable`."
     if variable not in names(node) or node[0] == "sym":
@@ -869,7 +916,7 @@ def _linear(signs: tuple, sides: tuple) -> tuple | None:
 
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
-
+# %% ../nbs/10_readings.ipynb #1f5e0381
 def _bounds(variable: str, signs: tuple, sides: tuple, n: int) -> tuple | None:
     low, low_closed, high, high_closed = REALS
     if len({sign[0] for sign in signs}) > 1:
@@ -1245,12 +1292,14 @@ def _same_parts(one: tuple, other: tuple) -> bool:
 # %% ../nbs/10_readings.ipynb #9d899b8b
 _KINDS = FORMULAS | set(
     "quantity words list set tuple union intersection difference named relation forms cases "
-    "builder prose raw choice time ratio date slashes".split()
+    "given builder prose raw choice time ratio date slashes".split()
 )
 
 
 def without_domain(node: tuple) -> tuple[tuple, tuple | None]:
-    r"`x=k\pi, k \in \mathbb{Z}` as what is said, and where its variable lives."
+    r"`x=k\pi, k \in \mathbb{Z}` as what is said, and what about its variable."
+    if node[0] == "given":
+        return node[1:]
     if node[0] == "list" and len(node) == 3 and node[2][0] == "named":
         core, (_, name, where) = node[1:]
         value = core[2] if core[0] == "named" and core[1] != name else core

@@ -96,10 +96,10 @@ def test_each_known_fault_is_mended(pool):
 
 
 def test_what_an_adversary_tried(pool):
-    "A thousand pairs: `reference ;; answer ;; T or F`, by kind."
+    "Three thousand pairs: `reference ;; answer ;; T or F`, by kind."
     lines = (ROOT / "tests" / "answer_pairs.txt").read_text("utf-8").splitlines()
     pairs = [line.split(" ;; ") for line in lines if line and not line.startswith("## ")]
-    assert len(pairs) > 900
+    assert len(pairs) > 3000
     boxed = [f"\\boxed{{{answer}}}" for _, answer, _ in pairs]
     got = verify_answers(boxed, [gold for gold, _, _ in pairs], deadline=30, pool=pool)
     wrong = [p for p, v in zip(pairs, got, strict=True) if {True: "T", False: "F"}.get(v) != p[2]]
