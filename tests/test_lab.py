@@ -191,7 +191,7 @@ def test_interrupting_saves_the_step_and_the_cell_resumes_from_it(sft_run):
 
 
 def test_an_interrupt_leaves_no_trainer_in_memory(kernel, sft_run):
-    source = "import warnings; from transformers import Trainer\n"
+    source = "import gc, warnings; from transformers import Trainer\n"
     source += "warnings.simplefilter('ignore'); gc.collect()\n"
     source += "print('trainers', sum(isinstance(x, Trainer) for x in gc.get_objects()))"
     assert "trainers 0" in printed(kernel.ok(source))
