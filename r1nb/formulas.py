@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'FUNCTIONS', 'SHORT_WORDS', 'UNITS', 'MAX_DEPTH', 'MATRICES', 'MAX_BITS', 'MAX_VISITS', 'INTEGERS',
            'normalize_latex', 'Token', 'ReadError', 'tokenize', 'Reader', 'starts_factor', 'negative', 'read_sum',
-           'read_product', 'read_factor', 'read_group', 'read_label', 'read_primary', 'read_bracketed', 'read_number',
-           'read_name', 'read_function', 'read_construct', 'spread_signs', 'names', 'Unknown', 'arithmetic', 'hashed',
-           'spelled', 'Point', 'small', 'value', 'power', 'evaluate', 'as_matrix', 'has_log', 'has_function',
-           'has_steps', 'same_formula']
+           'read_product', 'read_factor', 'read_inside', 'read_group', 'read_label', 'read_primary', 'read_bracketed',
+           'read_number', 'read_name', 'read_function', 'read_construct', 'walk', 'spread_signs', 'names', 'Unknown',
+           'arithmetic', 'hashed', 'spelled', 'Point', 'small', 'value', 'power', 'evaluate', 'as_matrix', 'has_log',
+           'has_function', 'has_steps', 'same_formula']
 
 # %% ../nbs/10_formulas.ipynb #0cdf09d6
 import hashlib
@@ -163,7 +163,7 @@ _RELATIONS = {
 _SAME_TOKEN = {
     r"\mid": "|", r"\vert": "|", r"\lvert": "|", r"\rvert": "|", r"\|": "‖", r"\lbrace": r"\{",
     r"\rbrace": r"\}", r"\%": "%", r"\times": "*", r"\cdot": "*", r"\ast": "*", r"\div": "/",
-    r"\lbrack": "[", r"\rbrack": "]", r"\colon": ":", r"\bullet": "•", r"\&": "&",
+    r"\lbrack": "[", r"\rbrack": "]", r"\bullet": "•", r"\&": "&",
 }  # fmt: skip
 _SPELLED = {"sqrt": r"\sqrt", "infinity": r"\infty", "inf": r"\infty"} | {
     name: "\\" + name for name in "pi alpha beta gamma delta theta lambda sigma phi omega".split()
@@ -268,12 +268,13 @@ class Reader:
             raise ReadError(f"nested more than {MAX_DEPTH} deep")
 
 # %% ../nbs/10_formulas.ipynb #c1b7135c
-_GREEK = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
-    "rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon "
-    "Phi Psi Omega ell hbar partial nabla ldots cdots dots vdots ddots max min sup inf top"
+_OTHER_SYMBOLS = (
+    "varepsilon vartheta varphi Pi Upsilon ell hbar partial nabla ldots vdots ddots max min sup "
+    "inf top"
 )
-_SYMBOL_COMMANDS = {"\\" + name for name in _GREEK.split()}
+_SYMBOL_COMMANDS = {latex.strip() for latex in _GREEK_LETTERS.values()} | {
+    "\\" + name for name in _OTHER_SYMBOLS.split()
+}
 _CONSTRUCTS = set(
     r"\frac \sqrt \binom \sum \prod \int \oint \iint \lim \pi \infty \lfloor \lceil \begin".split()
 )
@@ -374,13 +375,19 @@ def _power(r: Reader, node: tuple) -> tuple:
     return ("^", node, negative(exponent) if negate else exponent)
 
 # %% ../nbs/10_formulas.ipynb #aaa04f6d
+def read_inside(r: Reader, bars: int = 0) -> tuple:
+    "A sum in brackets of its own: what was begun outside of them does not count there."
+    outside, r.bars, r.single = (r.bars, r.single), bars, False
+    node = read_sum(r)
+    r.bars, r.single = outside
+    return node
+
+
 def read_group(r: Reader, one_digit: bool = False) -> tuple:
     r"An argument in braces, or one token; with `one_digit` `\frac12` is 1/2, as in TeX."
     token = r.peek()
     if r.accept("{"):
-        (bars, single), r.bars, r.single = (r.bars, r.single), 0, False
-        node = read_sum(r)
-        r.bars, r.single = bars, single
+        node = read_inside(r)
         r.expect("}")
         return node
     if one_digit and token.kind == "num" and len(token.value) > 1 and token.value[0].isdigit():
@@ -436,12 +443,11 @@ def read_primary(r: Reader) -> tuple:
 def read_bracketed(r: Reader) -> tuple:
     "A sum in brackets or bars; several, separated by commas, are a vector."
     opening = r.take().value
-    (bars, single), r.bars, r.single = (r.bars, r.single), int(opening in "|‖"), False
-    items = [read_sum(r)]
+    bars = int(opening in "|‖")
+    items = [read_inside(r, bars)]
     while opening == "(" and r.accept(","):
-        items.append(read_sum(r))
+        items.append(read_inside(r, bars))
     r.expect(_CLOSING[opening])
-    r.bars, r.single = bars, single
     if len(items) > 1:
         return ("matrix", "[]", tuple((item,) for item in items))
     if opening == "‖":
@@ -599,10 +605,8 @@ def read_construct(r: Reader) -> tuple:
         top = read_group(r, one_digit=True)
         return ("fn", "binom", top, read_group(r, one_digit=True))
     if name in (r"\lfloor", r"\lceil"):
-        bars, r.bars = r.bars, 0
-        node = ("fn", name[2:], read_sum(r))
+        node = ("fn", name[2:], read_inside(r))
         r.expect("\\r" + name[2:])
-        r.bars = bars
         return node
     return _matrix(r) if name == r"\begin" else _big_operator(r, name)
 
@@ -685,10 +689,18 @@ def _matrix(r: Reader) -> tuple:
     return ("opaque", "determinant", node) if name == "vmatrix" else node
 
 # %% ../nbs/10_formulas.ipynb #fbd964dc
+def walk(node):
+    "The parts of a formula, itself among them."
+    stack = [node]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, tuple) and part:
+            yield part
+            stack.extend(part)
+
+
 def _contains(node, kind: str) -> bool:
-    if not isinstance(node, tuple):
-        return False
-    return bool(node) and (node[0] == kind or any(_contains(part, kind) for part in node))
+    return any(part[0] == kind for part in walk(node))
 
 
 def _with_sign(node, sign: int):
@@ -709,11 +721,7 @@ def spread_signs(node: tuple) -> list[tuple]:
 
 def names(node) -> set[str]:
     "The variables of a formula."
-    if not isinstance(node, tuple) or not node:
-        return set()
-    if node[0] == "sym":
-        return {node[1]}
-    return set().union(*(names(part) for part in node))
+    return {part[1] for part in walk(node) if part[0] == "sym"}
 
 # %% ../nbs/10_formulas.ipynb #ab1937e7
 class Unknown(ArithmeticError):
@@ -800,6 +808,12 @@ class Point:
             return self.mp.mpf(value.numerator) / value.denominator
         return value
 
+    def alike(self, total, value) -> tuple:
+        "Both as they are if they are exact and `total` is short, else both as numbers of mpmath."
+        if isinstance(total, Fraction) and isinstance(value, Fraction) and small(total):
+            return total, value
+        return self.real(total), self.real(value)
+
 # %% ../nbs/10_formulas.ipynb #d5f5c425
 def small(value) -> bool:
     "Whether an exact number is short enough to go on with."
@@ -822,13 +836,11 @@ def _add(node, at):
     total = Fraction(0)
     for part in node[1:]:
         v = value(part, at)
-        if isinstance(total, Fraction) and isinstance(v, Fraction) and small(total):
-            total += v
-            continue
-        total, v = at.real(total), at.real(v)
-        less, more = sorted((abs(total), abs(v)))
-        if 0 < less < more * at.mp.mpf(10) ** -(at.mp.dps + 15):
-            raise Unknown("a term that is lost in the sum")
+        total, v = at.alike(total, v)
+        if not isinstance(v, Fraction):
+            less, more = sorted((abs(total), abs(v)))
+            if 0 < less < more * at.mp.mpf(10) ** -(at.mp.dps + 15):
+                raise Unknown("a term that is lost in the sum")
         total += v
     return total
 
@@ -841,8 +853,7 @@ def _multiply(node, at):
         matrices += at.matrices and _contains(part, "matrix")
         if divides and v == 0:
             raise Unknown("division by zero")
-        if not (isinstance(total, Fraction) and isinstance(v, Fraction) and small(total)):
-            total, v = at.real(total), at.real(v)
+        total, v = at.alike(total, v)
         total = total / v if divides else total * v
     if matrices > 1:
         raise Unknown("a product of matrices")
@@ -967,9 +978,7 @@ def _series(node, at):
             total = Fraction(0 if name == "sum" else 1)
             for k in range(int(start), int(end) + 1):
                 at.bound = bound | {variable[-1]: Fraction(k)}
-                v = value(body, at)
-                exact = isinstance(v, Fraction) and isinstance(total, Fraction) and small(total)
-                total, v = (total, v) if exact else (at.real(total), at.real(v))
+                total, v = at.alike(total, value(body, at))
                 total = total + v if name == "sum" else total * v
             return total
         at.bound = bound | {variable[-1]: Fraction(355, 1130 + 7 * len(bound))}
@@ -1103,30 +1112,26 @@ INTEGERS = frozenset("nmkNMKjlpq")  # the names of integers begin with these
 
 def has_log(node) -> bool:
     "Whether a formula contains a logarithm without a base."
-    if not isinstance(node, tuple) or not node:
-        return False
-    return (node[:2] == ("fn", "log") and len(node) == 3) or any(map(has_log, node))
+    return any(part[:2] == ("fn", "log") and len(part) == 3 for part in walk(node))
 
 
 def has_function(node, *functions: str) -> bool:
-    "Whether a formula contains one of `functions`."
-    if not isinstance(node, tuple) or not node:
-        return False
-    found = (node[0] == "fn" and node[1] in functions) or node[0] in functions
-    return found or any(has_function(part, *functions) for part in node)
+    "Whether a formula contains one of `functions`, or a part of such a kind."
+    return any(
+        part[0] in functions or (part[0] == "fn" and part[1] in functions) for part in walk(node)
+    )
 
 
 def has_steps(node) -> bool:
     "Whether a formula means integers: a floor, a factorial, a power such as `(-1)^n`."
-    if not isinstance(node, tuple) or not node or not names(node):
-        return False
-    if node[0] == "fn" and node[1] in _STEPS:
-        return True
-    if node[0] == "^" and names(node[2]):
-        base = node[1][1] if node[1][0] == "*" else node[1]
-        if base[0] == "num" and base[1] < 0:
-            return True
-    return any(map(has_steps, node))
+    return any(_is_step(part) and names(part) for part in walk(node))
+
+
+def _is_step(node: tuple) -> bool:
+    if node[0] != "^":
+        return node[0] == "fn" and node[1] in _STEPS
+    base = node[1][1] if node[1][0] == "*" else node[1]
+    return bool(names(node[2])) and base[0] == "num" and base[1] < 0
 
 # %% ../nbs/10_formulas.ipynb #0e94a942
 def _points(one: tuple, other: tuple) -> list[dict]:
@@ -1153,17 +1158,17 @@ def same_formula(one: tuple, other: tuple) -> bool | None:
     matrices = [as_matrix(node) if _contains(node, "matrix") else None for node in (one, other)]
     if (matrices[0] is None) != (matrices[1] is None):
         return False
+    points = _points(one, other)
+    salt = hashed("".join(sorted(map(spelled, (one, other)))))
     bases = (10, 0) if has_log(one) or has_log(other) else (10,)
-    verdicts = [_same_with_base(one, other, base) for base in bases]
+    verdicts = [_same_with_base(one, other, points, salt, base) for base in bases]
     return True if True in verdicts else verdicts[0]
 
 
-def _same_with_base(one, other, base: int) -> bool | None:
-    salt = hashed("".join(sorted(map(spelled, (one, other)))))
+def _same_with_base(one, other, points: list[dict], salt: int, base: int) -> bool | None:
     fixed = {"log_base": base, "visits": [MAX_VISITS], "salt": salt}
     strict = any(has_function(node, "abs", "floor", "ceil") for node in (one, other))
     real, complex_ = [], []
-    points = _points(one, other)
     for point in points:
         try:
             same, is_real = _same_at(one, other, strict, **point, **fixed)
