@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'SPLITS', 'MAX_DEPTH', 'ROLES', 'ALIASES', 'R1_SYSTEM_PROM
            'replace_lone_surrogates', 'iter_jsonl', 'parquet_batches', 'iter_parquet', 'data_file', 'iter_rows',
            'read_rows', 'is_local', 'short_name', 'is_missing', 'message_text', 'read_messages', 'conversation_id',
            'earlier_turns', 'final_answer', 'split_question', 'to_problem', 'SourceConfig', 'ProblemsConfig',
-           'extra_columns', 'gym_rows', 'source_rows', 'load_problems', 'to_messages', 'fill_template']
+           'extra_columns', 'gym_rows', 'source_rows', 'with_examples', 'load_problems', 'to_messages', 'fill_template']
 
 # %% ../nbs/12_problems.ipynb #7884a5e8
 import hashlib
@@ -435,7 +435,7 @@ class SourceConfig:
         },
     )
 
-# %% ../nbs/12_problems.ipynb #3681c09e
+# %% ../nbs/12_problems.ipynb #c95a10de
 def _valid_range(rows: list[int | None]) -> bool:
     "Whether `rows` is `[first, last]`, both 0 or more or None, with the first below the last."
     if len(rows) != 2 or any(r is not None and r < 0 for r in rows):
@@ -444,6 +444,12 @@ def _valid_range(rows: list[int | None]) -> bool:
     return last is None or last > (first or 0)
 
 
+def _valid_example(pair) -> bool:
+    "Whether `pair` is a list of two texts, neither of them empty."
+    is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
+    return is_pair and all(isinstance(text, str) and text.strip() for text in pair)
+
+# %% ../nbs/12_problems.ipynb #3681c09e
 @dataclass
 class ProblemsConfig(SourceConfig):
     "Which problems a stage works on."
@@ -474,6 +480,13 @@ class ProblemsConfig(SourceConfig):
         default=None,
         metadata={"help": "System message sent with every problem; default: the stage's; '': none"},
     )
+    examples: list[list[str]] = field(
+        default_factory=list,
+        metadata={
+            "help": "Solved examples that come before every problem, as earlier turns of the chat: "
+            "[[problem, solution], ...]; for a base model that was never told how to answer"
+        },
+    )
 
     def __post_init__(self):
         if self.prompt_column:
@@ -485,6 +498,12 @@ class ProblemsConfig(SourceConfig):
                 f"rows: {self.rows}; give two numbers, the first row and the one after the last, "
                 "e.g. [0, 1000]"
             )
+        for number, pair in enumerate(self.examples, 1):
+            if not _valid_example(pair):
+                raise InputError(
+                    f"examples: number {number} is {pair!r}; give two texts, a problem and its "
+                    'solution, e.g. ["What is 2 + 3?", "2 + 3 = 5. \\\\boxed{5}"]'
+                )
         if not 0 <= self.heldout_fraction <= 1:
             raise InputError(f"heldout_fraction: {self.heldout_fraction} is not between 0 and 1")
         if self.num_problems is not None and self.num_problems < 1:
@@ -595,6 +614,20 @@ def source_rows(cfg: ProblemsConfig):
             f"could not be loaded from the Hub: {type(e).__name__}: {reason}"
         ) from None
 
+# %% ../nbs/12_problems.ipynb #f2c04b8d
+def with_examples(row: dict, examples: list[list[str]]) -> dict:
+    "`row`, as `to_problem` returns it, with the solved `examples` as its first turns."
+    if not examples:
+        return row
+    roles = ("user", "assistant")
+    turns = [
+        {"role": role, "content": text}
+        for pair in examples
+        for role, text in zip(roles, pair, strict=True)
+    ]
+    turns += earlier_turns(row["verification"])
+    return {**row, "verification": _verification(row, {}, turns)}
+
 # %% ../nbs/12_problems.ipynb #f628bc45
 def _check_extra(rows: list[dict], names, where: str) -> None:
     "Remove those of the columns `names` that are empty. Raises `InputError` for mixed types."
@@ -616,7 +649,8 @@ def load_problems(
     Distinct, on the configured side of the split, at most `num_problems`. If a source has more,
     they are chosen at random with `dataset_seed`; reasoning_gym makes as many as are requested
     (default: 1000). `need_answer`: see `to_problem`. `keep`: further columns, see
-    `extra_columns`; one that is empty in all rows is left out."""
+    `extra_columns`; one that is empty in all rows is left out. A problem that is one of
+    `cfg.examples` is left out too."""
     import random
 
     from datasets import Dataset
@@ -627,7 +661,7 @@ def load_problems(
     where = cfg.dataset_name if gym else Path(cfg.dataset_name).name
     columns = {} if gym else cfg.columns
     keep = {k: v for k, v in (keep or {}).items() if k not in COLUMNS}
-    rows, seen = [], set()
+    rows, seen = [], {problem_id(problem) for problem, _ in cfg.examples}
     for number, raw in itertools.islice(enumerate(source_rows(cfg), 1), first, last):
         row = to_problem(raw, number, where, columns, need_answer)
         id = row["problem_id"]
@@ -635,6 +669,7 @@ def load_problems(
             continue
         seen.add(id)
         if cfg.split in ("all", split_of(id, cfg.heldout_fraction)):
+            row = with_examples(row, cfg.examples)
             rows.append({**row, **extra_columns(raw, keep, f"{where}, row {number}", columns)})
         if enough and len(rows) >= enough:
             break
