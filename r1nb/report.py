@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'CURVES', 'SAMPLES', 'config_table', 'text_table', 'last_metric', 'duration', 'template', 'show_texts',
-           'as_written', 'curves', 'results_table', 'differences_table', 'accuracy_plot', 'groups_plot', 'passes_plot',
-           'lengths_plot', 'reported_table', 'failures', 'browse', 'browse_rewards', 'export_html', 'report_pipeline']
+           'as_written', 'curves', 'results_table', 'differences_table', 'constant_line', 'accuracy_plot',
+           'groups_plot', 'passes_plot', 'lengths_plot', 'reported_table', 'failures', 'browse', 'browse_rewards',
+           'export_html', 'report_pipeline']
 
 # %% ../nbs/70_report.ipynb #aa8bf321
 import html as _html
@@ -203,9 +204,20 @@ def differences_table(results: dict) -> list[dict]:
         for d in results["differences"]
     ]
 
+# %% ../nbs/70_report.ipynb #93c1fa70
+def constant_line(results: dict) -> str:
+    "A sentence on the best constant answer of an evaluation's `results.json`; '' if there is none."
+    constant = results.get("best_constant")
+    if not constant:
+        return ""
+    answer = _printable(constant["answer"])[:40]
+    return f"The best constant answer, {answer}, would get {_percent(constant['value'])} %."
+
 # %% ../nbs/70_report.ipynb #6d0959d1
 def accuracy_plot(results: dict):
-    "Bars of avg@n with 95 % intervals, one a model; returns the figure."
+    """Bars of avg@n with 95 % intervals, one a model; returns the figure.
+
+    A line shows the score of the best constant answer, if `results` have it."""
     import matplotlib.pyplot as plt
 
     models = results["models"]
@@ -221,6 +233,11 @@ def accuracy_plot(results: dict):
     ax.bar(list(models), heights, width=0.55, color=colours, yerr=[below, above], capsize=5)
     for i, (height, high) in enumerate(zip(heights, highs, strict=True)):
         ax.text(i, high + 1.5, f"{height:.1f}", ha="center", fontsize=9)
+    if constant := results.get("best_constant"):
+        height = 100 * constant["value"]
+        ax.axhline(height, color="grey", linestyle=":")
+        style = {"color": "grey", "fontsize": 8, "ha": "right"}
+        ax.text(1, height + 1, "best constant answer", transform=ax.get_yaxis_transform(), **style)
     sizes = f"{first.get('n_problems')} problems, {first.get('n_samples')} samples each"
     ax.set_title(f"{results.get('title', 'held-out')}: {sizes}; bars: 95 %", fontsize=9)
     ax.set_ylabel(f"{score}, %")
