@@ -163,6 +163,7 @@ with vllm_left_out():
     from trl import GRPOTrainer
 
 from .benchmarks import describe_problems, unreadable_references
+from .diagnose import Diagnosis
 from .judges import EXPLOITABLE_TASKS
 from .models import ModelChoice, check_model, context_length, load_tokenizer
 from r1nb.problems import (
@@ -444,12 +445,13 @@ def run_grpo(
     """Train `model` with GRPO on `problems` and save the policy to `run/'model'`.
 
     `callbacks`: transformers' `TrainerCallback`s. Returns the summary: that of `train`, and
-    `first_and_last_reward`."""
+    `first_and_last_reward`. Signs of trouble go to `run/'diagnosis.jsonl'`."""
     tokenizer = load_tokenizer(model)
     args = copy.copy(args)  # the trainer changes it, and the cell may be run again
     args.output_dir = str(run / "checkpoints")
     with server_errors(args):
         trainer = make_trainer(problems, model, args, tokenizer, callbacks)
+        trainer.add_callback(Diagnosis(run, trainer, prefilled(tokenizer)))
         summary = train(run, trainer, tokenizer)
     return {**summary, **first_and_last_reward(run.metrics)}
 

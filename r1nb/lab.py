@@ -26,6 +26,7 @@ if in_kernel():
 
 from transformers import TrainerCallback
 
+from .diagnose import read_diagnosis
 from .jobs import Job, open_job, ranks_of, run_folder, stage_of
 from .ranks import job_environment
 from .recipes import build, parse_overrides
@@ -85,17 +86,25 @@ def main_keys(rows: list[dict], count: int = 4) -> list[str]:
 class LivePlot(TrainerCallback):
     """Draws the curves of `keys` in one output while training; default: see `main_keys`.
 
-    It draws in a Jupyter kernel only, or if `live` is True."""
+    It draws in a Jupyter kernel only, or if `live` is True. With `run`, the signs of its diagnosis
+    are marked."""
 
-    def __init__(self, keys: list[str] | None = None, every: float = 5.0, live: bool | None = None):
-        self.keys, self.output = keys, LiveOutput(every)
+    def __init__(
+        self,
+        keys: list[str] | None = None,
+        every: float = 5.0,
+        live: bool | None = None,
+        run: Run | None = None,
+    ):
+        self.keys, self.output, self.run = keys, LiveOutput(every), run
         self.live = in_kernel() if live is None else live
 
     def draw(self, state, now: bool = False):
         rows = state.log_history
         keys = self.keys or main_keys(rows)
         if self.live and state.is_world_process_zero and keys:
-            self.output.show(lambda: curves(rows, keys), now)
+            signs = read_diagnosis(self.run) if self.run else []
+            self.output.show(lambda: curves(rows, keys, signs=signs), now)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.output = LiveOutput(self.output.every)
@@ -273,7 +282,8 @@ class RunView:
         text = "\n".join(part for part in parts if part)
         self.text.show(lambda: {"text/plain": text}, now=True)
         if keys := main_keys(rows):
-            self.figure.show(lambda: curves(rows, keys), now=ended)
+            signs = read_diagnosis(self.run)
+            self.figure.show(lambda: curves(rows, keys, signs=signs), now=ended)
 
 # %% ../nbs/71_lab.ipynb #6815404a
 def watch(run_dir: str | Path | Run, every: float = 2.0, lines: int = 12) -> str:
