@@ -204,6 +204,7 @@ def equal_groups(course: Course, low: float, high: float) -> dict | None:
 @sign(
     "too hard",
     curve="frac_reward_zero_std",
+    unless=("collapse", "format alone"),
     remedy="easier problems, or those with a pass rate between 0.1 and 0.9 (scripts/pass_rate.py); "
     "solved examples in the prompt, or SFT on traces first; a larger num_generations",
 )
@@ -234,7 +235,7 @@ def solved(course: Course):
 @sign(
     "no spread",
     curve="frac_reward_zero_std",
-    unless=("entropy gone",),
+    unless=("entropy gone", "collapse"),
     remedy="a higher temperature or num_generations; problems with a pass rate between 0.1 and 0.9 "
     "(scripts/pass_rate.py); check on a few completions that the reward tells them apart",
 )
@@ -363,7 +364,7 @@ SURE, KEPT = 0.05, 0.1  # nats a token, and the share of the first entropy
 @sign(
     "entropy gone",
     curve="entropy",
-    unless=("solved",),
+    unless=("solved", "collapse"),
     remedy="epsilon_high: 0.28 (DAPO), a lower learning_rate, a higher temperature, or an "
     "entropy_coef; start from a model that has more than one way to answer; if the score is good, "
     "stop here",

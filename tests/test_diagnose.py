@@ -5,19 +5,17 @@ import sys
 import types
 from pathlib import Path
 
-import nbformat
 import pytest
-import yaml
-from conftest import TASK, TRAINING, r1nb
+from conftest import TASK, TRAINING
 from transformers import TrainerCallback
 
 from r1nb import grpo
 from r1nb.answers import extract_answer
-from r1nb.diagnose import GONE, SIGNS, WINDOW, open_signs, read_diagnosis
+from r1nb.diagnose import PATIENCE, SIGNS, WINDOW, open_signs, read_diagnosis
 from r1nb.models import ModelChoice, load_model, load_tokenizer, tiny_model
 from r1nb.recipes import configure
 from r1nb.rewards import completion_texts
-from r1nb.runs import Preempted, Run, open_run, read_log
+from r1nb.runs import Preempted, open_run, read_log
 from r1nb.templates import CHATML
 
 RECIPE = {
@@ -58,8 +56,8 @@ def always(completions, **columns):
     return [1.0] * len(completions)
 
 
-def all_different(completions, **columns):
-    return [float(len(set(text)) == len(text)) for text in completion_texts(completions)]
+def six_different(completions, **columns):
+    return [float(len(set(text)) >= 6) for text in completion_texts(completions)]
 
 
 def says_4(completions, **columns):
@@ -75,7 +73,7 @@ def small_letters(completions, **columns):
 def trained(folder, tmp_path, monkeypatch, capfd):
     "Trains with a reward, a function of this file or a name; returns the run and its stderr."
     module = types.ModuleType("ill")
-    for func in (always, all_different, says_4, small_letters):
+    for func in (always, six_different, says_4, small_letters):
         setattr(module, func.__name__, func)
     monkeypatch.setitem(sys.modules, "ill", module)
 
@@ -96,11 +94,12 @@ def found(run):
 
 
 def test_a_run_that_learns_has_no_sign(trained, ids):
-    keys = {"max_completion_length": 24, "learning_rate": 3e-3, "max_steps": 26}
+    keys = {"max_completion_length": 12, "learning_rate": 1e-2, "max_steps": PATIENCE}
+    keys |= {"per_device_train_batch_size": 32, "num_generations": 8}
     keys["generation_kwargs"] = {"sequence_bias": [[[ids("<|im_end|>")], ENDING]]}
     run, err = trained(small_letters, **keys)
     rewards = [row["reward"] for row in run.metrics if "reward" in row]
-    assert sum(rewards[-WINDOW:]) > 1.2 * sum(rewards[:WINDOW])
+    assert sum(rewards[-WINDOW:]) > 1.5 * sum(rewards[:WINDOW])
     assert found(run) == {} and "To do" not in err
 
 
@@ -115,11 +114,11 @@ def test_solved(trained):
 
 
 def test_collapse(trained):
-    keys = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 24, "learning_rate": 0.1}
-    run, err = trained(all_different, beta=0.001, max_steps=28, **keys)
+    keys = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 24, "learning_rate": 1.0}
+    run, err = trained(six_different, beta=0.001, max_steps=28, **keys)
     row = found(run)["collapse"]
     assert row["numbers"]["best"] > 0.5 and row["numbers"]["score"] < 0.4
-    assert row["numbers"]["kl"] > 10 * row["numbers"]["kl_before"]
+    assert row["numbers"]["kl"] > max(1, 3 * row["numbers"]["kl_before"])
     assert "nats a token" in row["sentence"] and "learning_rate" in row["remedy"]
     assert len(row["completions"]) > 0 and ": collapse: the score fell" in err
 
@@ -166,28 +165,5 @@ def test_a_resumed_run_neither_repeats_nor_loses_a_sign(trained):
     events = read_log(run / "diagnosis.jsonl")
     signs = [event["sign"] for event in events]
     assert signs.count("too hard") == signs.count("length limit") == 1
-    assert {"too hard", "length limit"} <= set(open_signs(events)) and GONE > 1
+    assert {"too hard", "length limit"} <= set(open_signs(events))
     assert all("groups/equal" in row for row in run.metrics if "reward" in row)
-
-
-@pytest.mark.slow
-def test_two_ranks_write_one_diagnosis(tiny_model, tmp_path):
-    recipe = {**RECIPE, "model_name_or_path": str(tiny_model), "per_device_train_batch_size": 4}
-    (tmp_path / "hard.yaml").write_text(yaml.safe_dump(recipe))
-    options = ("--config", "hard.yaml", "--run-dir", "hard", "--accelerator", "ddp")
-    result = r1nb("grpo", *options, "--num_processes", 2, cwd=tmp_path, runs=tmp_path)
-    assert result.code == 0, result.err[-3000:]
-    run = Run(tmp_path / "hard")
-    signs = [event["sign"] for event in read_log(run / "diagnosis.jsonl")]
-    assert sorted(signs) == ["length limit", "too hard"]
-    log = (run / "logs" / "rank-0.log").read_text()
-    assert log.count("too hard: 100% of the groups") == 1 and SIGNS["too hard"].remedy in log
-    assert "too hard" not in (run / "logs" / "rank-1.log").read_text()
-    record = nbformat.read(run / "job.ipynb", as_version=4)
-    tables = [
-        output.data.get("text/html", "")
-        for cell in record.cells
-        for output in cell.get("outputs", ())
-        if "data" in output
-    ]
-    assert any("what to do" in t and "solved examples in the prompt" in t for t in tables)

@@ -18,6 +18,7 @@ from conftest import ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import load_file
 
+from r1nb.diagnose import SIGNS, WINDOW, read_diagnosis
 from r1nb.jobs import Job, collective_timeout
 from r1nb.ranks import join_ranks
 from r1nb.runs import Run
@@ -112,14 +113,14 @@ def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
     """Same global batch, same completions, same curve: one batch, two accumulated ones, two ranks.
 
     Each rank samples from a different random state, so in this copy of the job notebook each rank
-    samples all completions and takes its part.
+    samples all completions and takes its part. Rank 0 alone writes the diagnosis.
     """
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
     nb.cells.insert(0, new_code_cell(GRPO_CELL))
     nbformat.write(nb, tmp_path / "learn.ipynb")
     keys = {
         **TASK, **TRAINING, "split": "train", "num_problems": 16,
-        "model_name_or_path": str(tiny_model), "max_steps": 6, "num_generations": 4,
+        "model_name_or_path": str(tiny_model), "max_steps": WINDOW, "num_generations": 4,
         "max_completion_length": 16, "reward_funcs": ["length"], "save_strategy": "no",
     }  # fmt: skip
     curves = []
@@ -142,8 +143,14 @@ def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
                 if "reward" in row
             ]
         )
+        (limit,) = (row for row in read_diagnosis(run) if row["sign"] == "length limit")
+        assert limit["since"] == WINDOW and limit["numbers"]["clipped"] > 0.5
+        record = (run / "job.ipynb").read_text()
+        assert f"step {WINDOW}: length limit: " in record  # stderr of the training's cell
+        assert "what to do" in record and SIGNS["length limit"].remedy in record
+    assert "length limit" not in (run / "logs" / "rank-1.log").read_text()
     one, accumulated, two = curves
-    assert len(one) == 6 and all(norm > 0 for _, _, norm in one)
+    assert len(one) == WINDOW and all(norm > 0 for _, _, norm in one)
     for other in (accumulated, two):
         assert sum(one, []) == pytest.approx(sum(other, []), abs=1e-5)
 
