@@ -206,7 +206,8 @@ def equal_groups(course: Course, low: float, high: float) -> dict | None:
     curve="frac_reward_zero_std",
     unless=("collapse", "format alone"),
     remedy="easier problems, or those with a pass rate between 0.1 and 0.9 (scripts/pass_rate.py); "
-    "solved examples in the prompt, or SFT on traces first; a larger num_generations",
+    "solved examples before each problem (examples), or SFT on traces first; a larger "
+    "num_generations",
 )
 def too_hard(course: Course):
     if found := equal_groups(course, -math.inf, LOW):
@@ -324,7 +325,7 @@ def opened_by_template(course: Course):
     curve="reward",
     unless=("template opens <think>", "length limit"),
     show=True,
-    remedy="show the format in the system prompt or in solved examples; SFT on a few hundred "
+    remedy="show the format in the system_prompt or in solved examples (examples); SFT on a few hundred "
     "traces of that format first; tag_count, which pays for single tags; another format_form",
 )
 def format_unpaid(course: Course):
