@@ -7,8 +7,8 @@ __all__ = ['JOB', 'RANKS', 'SLURM', 'COMMANDS', 'EVALUATION', 'WORDS', 'PARAMETE
            'CHECKS', 'spellings', 'add_options', 'count', 'switch', 'Command', 'command', 'slurm_options', 'parallel',
            'compare', 'list_keys', 'stage_job', 'start_stage', 'stage_command', 'start_pipeline', 'parameter_value',
            'start_notebook', 'seconds_left', 'run_row', 'run_rows', 'show_runs', 'show_run', 'show_log', 'cancel_run',
-           'grade_file', 'run_lighteval', 'run_distilabel', 'number', 'planned_machine', 'show_plan', 'Check',
-           'check_row', 'show_checks', 'all_commands', 'make_parser', 'main']
+           'push_model', 'grade_file', 'run_lighteval', 'run_distilabel', 'number', 'planned_machine', 'show_plan',
+           'Check', 'check_row', 'show_checks', 'all_commands', 'make_parser', 'main']
 
 # %% ../nbs/73_cli.ipynb #44307934
 import argparse
@@ -607,6 +607,42 @@ def cancel_run(args, rest: list[str]) -> int:
         raise InputError(f"{run.path} runs on {m.get('host', 'another machine')}; cancel it there")
     else:
         print(f"{run.path}: process {interrupt(run)} was told to stop")
+    return 0
+
+# %% ../nbs/73_cli.ipynb #c4c9743d
+@command(
+    "push",
+    "write the card of a trained model, and push the model to the Hub",
+    {
+        **RUN,
+        "--hub_model_id": {"metavar": "OWNER/NAME", "help": "default: the recipe's"},
+        "--hub_revision": {"metavar": "BRANCH", "help": "default: the recipe's, or main"},
+        "--private": switch("if the repository is created: only for its owner"),
+        "--checkpoints": switch("also the checkpoints, each to BRANCH-step-000000123"),
+        "--card": switch("write the card into the model's folder, with its scores, and stop"),
+    },
+)
+def push_model(args, rest: list[str]) -> int:
+    "`r1nb push`."
+    from r1nb.evaluate import scores_of
+    from r1nb.hub import push_run, target_of, write_card
+    from r1nb.runs import find_run, list_runs
+    from r1nb.trainer import weights
+
+    run = find_run(args.run)
+    if not (run / "model").is_dir():
+        raise InputError(f"{run.path} has no trained model; it is {run.status}")
+    config = run.manifest.get("config") or {}
+    given = {"hub_model_id": args.hub_model_id, "hub_revision": args.hub_revision}
+    given |= {"hub_private_repo": args.private or None, "push_to_hub": True}
+    target = target_of(run, {**config, **{k: v for k, v in given.items() if v}})
+    scores = scores_of(run, list_runs() + list_runs(run / "evaluations"))
+    if args.card:
+        print(write_card(run, target.repo, scores))
+        return 0
+    wanted = args.checkpoints or config.get("push_to_hub_revision") or config.get("callbacks")
+    for url in push_run(run, target, scores, weights(run / "checkpoints") if wanted else {}):
+        print(url)
     return 0
 
 # %% ../nbs/73_cli.ipynb #f905b43a

@@ -6,7 +6,7 @@
 __all__ = ['CLASSES', 'ALIASES', 'stage', 'grade', 'compare', 'best_constant', 'reproductions', 'Task', 'leave_out_unreadable',
            'sampled_locally', 'preflight', 'describe_first', 'task_folder', 'sample_model', 'opened_thought',
            'describe_unknown_thoughts', 'EvaluateConfig', 'load_tasks', 'configure', 'compared_models', 'check',
-           'run_evaluate', 'load_results', 'results_by_task', 'read_graded', 'compare_runs']
+           'run_evaluate', 'load_results', 'results_by_task', 'scores_of', 'read_graded', 'compare_runs']
 
 # %% ../nbs/50_evaluate.ipynb #6a6a4afb
 import gc
@@ -710,6 +710,48 @@ stage = Stage(
     check=check,
     run=run_evaluate,
 )
+
+# %% ../nbs/50_evaluate.ipynb #905f3760
+def _label_of(evaluation: Run, model: Run) -> str | None:
+    "The label that an evaluation gave to the model of the run `model`; None if it did not read it."
+    if str(model.path) not in evaluation.manifest.get("parents", []):
+        return None
+    tail = (*model.path.parts[-2:], "model")
+    for key, read in evaluation.manifest.get("inputs", {}).items():
+        if Path(read["path"]).parts[-3:] == tail:
+            named = evaluation.manifest["config"].get("model_name_or_path", "")
+            return key.partition(".")[2] or Path(named).name
+    return None
+
+
+def _score(task: str, result: dict, label: str, dataset: str) -> dict:
+    "The score avg@n of `label` in the `result` of a task, for a card."
+    summary = result["models"][label]
+    metric = next(key for key in summary if key.startswith("avg@"))
+    score = {"task": result.get("title") or task, "metric": metric, "dataset": dataset}
+    if task != "problems":
+        b = find_benchmark(task)
+        score |= {"dataset": b.hub, "split": b.split, "revision": b.revision}
+    score |= {key: summary[metric][key] for key in ("value", "low", "high")}
+    return {**score, "problems": summary["n_problems"], "notes": result.get("notes") or []}
+
+
+def scores_of(model: Run, evaluations: list[Run]) -> list[dict]:
+    """The scores of the model that the run `model` trained, in those of `evaluations` that read it.
+
+    Of several for the same problems the first counts. The keys are those of `eval_results` in hub.
+    """
+    found = {}
+    for run in evaluations:
+        if run.damage or run.manifest.get("stage") != "evaluate" or run.status != "completed":
+            continue
+        if (label := _label_of(run, model)) is None:
+            continue
+        dataset = str(run.manifest["config"].get("dataset_name") or "problems")
+        for task, result in results_by_task(run).items():
+            score = _score(task, result, label, dataset)
+            found.setdefault((score["task"], score["problems"], score["metric"]), score)
+    return list(found.values())
 
 # %% ../nbs/50_evaluate.ipynb #c7f291b8
 def read_graded(run: Run | str | Path, task: str, label: str):

