@@ -899,6 +899,13 @@ def _login():
 
     return "token found" if get_token() else None
 
+
+def _trackers():
+    from r1nb.tracking import TRACKERS
+
+    found = [n for n, module in TRACKERS.items() if importlib.util.find_spec(module)]
+    return ", ".join(f"{n} {importlib.metadata.version(n)}" for n in found) or None
+
 # %% ../nbs/73_cli.ipynb #0f90fb4e
 CHECKS = (
     Check("machine", _machine, needed=True),
@@ -926,6 +933,11 @@ CHECKS = (
     Check("DeepSpeed", _installed("deepspeed"), "sharded training: pip install -e '.[deepspeed]'"),
     Check("lighteval", _installed("lighteval"), "its benchmarks: pip install -e '.[evaluate]'"),
     Check("distilabel", _installed("distilabel"), "its pipelines: pip install -e '.[generate]'"),
+    Check(
+        "trackers",
+        _trackers,
+        "none, and none is needed: metrics.jsonl has every number; pip install -e '.[tracking]'",
+    ),
     Check("JupyterLab", _installed("jupyterlab"), "pip install -e '.[lab]'"),
     Check("Slurm", lambda: shutil.which("sbatch"), "no sbatch here: jobs run on this machine"),
     Check("Hub", _hub, "not reachable: only local models and datasets"),

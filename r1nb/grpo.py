@@ -163,7 +163,7 @@ with vllm_left_out():
 
 from .benchmarks import describe_problems, unreadable_references
 from .diagnose import Diagnosis
-from .hub import chosen_target, leave_model
+from .hub import check_push, chosen_target, leave_model
 from .judges import EXPLOITABLE_TASKS
 from .models import ModelChoice, check_model, context_length, load_tokenizer
 from r1nb.problems import (
@@ -180,6 +180,7 @@ from .settings import InputError
 from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
 from .stages import Stage
 from .templates import longest_prompt, prefilled
+from .tracking import check_trackers
 from r1nb.trainer import (
     PREVIEW_TOKENS,
     TrainingDefaults,
@@ -286,6 +287,7 @@ ALIASES = {
     "hub_model_revision": "hub_revision",
     "torch_dtype": "dtype",
     "evaluation_strategy": "eval_strategy",
+    "wandb_project": "project",
 }
 
 # %% ../nbs/45_grpo.ipynb #0ba4439e
@@ -293,6 +295,8 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     "Raise `InputError` for a configuration that cannot work. Writes nothing."
     check_model(model)
     check_training(model, args)
+    check_push(args)
+    check_trackers(args)
     get_reward_funcs(args)
     if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
         raise InputError(

@@ -69,7 +69,6 @@ def job_environment(ask_hub: bool = True) -> dict[str, str]:
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
     env.setdefault("PYTHONUNBUFFERED", "1")
     env.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    env.setdefault("WANDB_PROJECT", settings().project)
     if settings().threads:
         env.setdefault("OMP_NUM_THREADS", str(settings().threads))
     offline = settings().offline

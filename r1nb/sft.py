@@ -25,7 +25,7 @@ from trl import SFTTrainer
 from trl.data_utils import _tokenize, common_prefix_length
 from trl.trainer.utils import global_then_local_main_first
 
-from .hub import chosen_target, leave_model
+from .hub import check_push, chosen_target, leave_model
 from .models import ModelChoice, check_model, load_tokenizer
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
@@ -44,6 +44,7 @@ from .runs import Run, rank, shared, world_size
 from .settings import InputError
 from .shared_prefix import share_beginning
 from .stages import Stage
+from .tracking import check_trackers
 from r1nb.trainer import (
     TrainingDefaults,
     check_training,
@@ -259,6 +260,7 @@ ALIASES = {
     "max_seq_length": "max_length",
     "torch_dtype": "dtype",
     "evaluation_strategy": "eval_strategy",
+    "wandb_project": "project",
 }
 
 
@@ -266,6 +268,8 @@ def check(traces: TracesConfig, model: ModelChoice, args: SFTConfig) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
     check_model(model)
     check_training(model, args)
+    check_push(args)
+    check_trackers(args)
     split_traces(traces)  # rank 0 alone checks
 
 # %% ../nbs/42_sft.ipynb #e46e1260

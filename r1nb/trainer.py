@@ -36,7 +36,6 @@ from r1nb.hub import (
     HubOptions,
     Outbox,
     Target,
-    check_push,
     check_revision,
     has_weights,
     model_card,
@@ -64,6 +63,7 @@ from r1nb.runs import (
     write_text,
 )
 from .settings import InputError, settings
+from .tracking import name_run, tracked
 
 # %% ../nbs/40_trainer.ipynb #95177503
 def chunks(pairs: list, size: int) -> list[list]:
@@ -322,17 +322,19 @@ class Checkpoints(TrainerCallback):
             write_text(new / "README.md", model_card(self.run, self.outbox.target.repo))
         mark_complete(new)
         self.outbox.saved(new, step)
-        best = Path(state.best_model_checkpoint or "").name
-        for old in checkpoints(folder)[: -self.limit] if self.limit else []:
-            if old.name != best and old not in self.outbox.held:
-                self.drop(old)
+        self.prune(folder, state.best_model_checkpoint)
 
-    def drop(self, old: Path) -> None:
-        "Delete the checkpoint `old`; its weights stay if they are to be evaluated."
-        if self.outbox.keeps_weights:
-            drop_state(old)
-        else:
-            shutil.rmtree(old, ignore_errors=True)
+    def prune(self, folder: Path, best: str | None) -> None:
+        """Delete all but the last `limit` checkpoints in `folder`, `best` and those still needed.
+
+        The weights stay if they are to be evaluated."""
+        for old in checkpoints(folder)[: -self.limit] if self.limit else []:
+            if old.name == Path(best or "").name or old in self.outbox.held:
+                continue
+            if self.outbox.keeps_weights:
+                drop_state(old)
+            else:
+                shutil.rmtree(old, ignore_errors=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         if args.save_strategy == "no":
@@ -514,7 +516,6 @@ def check_training(choice: ModelChoice, args) -> None:
     check_adapter(choice)
     check_schedule(args)
     check_shared_rows(args)
-    check_push(args)
     if args.cpu_shortcuts is True and is_sharded_run(args):
         raise InputError("cpu_shortcuts: true does not work under DeepSpeed and FSDP; use auto")
 
@@ -628,6 +629,7 @@ def own_arguments(run: Run, args):
     args = copy.copy(args)
     args.output_dir = str(run / "checkpoints")
     args.push_to_hub = False
+    name_run(run, args)
     return args
 
 
@@ -672,6 +674,7 @@ def train(run: Run, trainer, tokenizer, target: Target | None = None) -> dict:
             stack.enter_context(gentle_interrupt(callback))
         if use_cpu_shortcuts(trainer.args):
             stack.enter_context(score_completions_only())
+        stack.enter_context(tracked(run, trainer, resumes=checkpoint is not None))
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = result.global_step
     if callback.stopped and callback.interrupted:
@@ -681,8 +684,10 @@ def train(run: Run, trainer, tokenizer, target: Target | None = None) -> dict:
     check_weights(trainer, step)
     save_trained(trainer, tokenizer, run / "model", types)
     outbox.finish()
-    if trainer.accelerator.is_main_process and not trainer.args.keep_checkpoints:
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    if trainer.accelerator.is_main_process:
+        callback.prune(run / "checkpoints", trainer.state.best_model_checkpoint)
+        if not trainer.args.keep_checkpoints:
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)
     trainer.accelerator.free_memory()
     return {
         "steps": step,
