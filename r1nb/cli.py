@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['JOB', 'RANKS', 'SLURM', 'COMMANDS', 'EVALUATION', 'WORDS', 'PARAMETER', 'COLUMNS', 'RUN', 'BEFORE_THE_END', 'PLAN',
            'CHECKS', 'spellings', 'add_options', 'count', 'switch', 'Command', 'command', 'slurm_options', 'parallel',
-           'compare', 'list_keys', 'stage_job', 'start_stage', 'stage_command', 'start_pipeline', 'parameter_value',
-           'start_notebook', 'seconds_left', 'run_row', 'run_rows', 'show_runs', 'show_run', 'show_log', 'cancel_run',
-           'push_model', 'grade_file', 'run_lighteval', 'run_distilabel', 'number', 'planned_machine', 'show_plan',
-           'Check', 'check_row', 'show_checks', 'all_commands', 'make_parser', 'main']
+           'compare', 'merge', 'list_keys', 'stage_job', 'series_job', 'benchmarks_after', 'evaluate_series',
+           'start_stage', 'stage_command', 'start_pipeline', 'parameter_value', 'start_notebook', 'seconds_left',
+           'run_row', 'run_rows', 'show_runs', 'show_run', 'show_log', 'cancel_run', 'push_model', 'grade_file',
+           'run_lighteval', 'run_distilabel', 'number', 'planned_machine', 'show_plan', 'Check', 'check_row',
+           'show_checks', 'all_commands', 'make_parser', 'main']
 
 # %% ../nbs/73_cli.ipynb #44307934
 import argparse
@@ -178,10 +179,22 @@ EVALUATION = {
         "share one model",
     },
     "--num_gpus": count("GPUs for --parallel (default: all)"),
-    "--compare": {
-        "nargs": 2,
+    "--series": {
         "metavar": "RUN",
-        "help": "compare two complete evaluation runs, problem by problem, and stop",
+        "help": "evaluate the checkpoints and the model of this training, by default on its own "
+        "held-out problems; the folder is RUN/evaluations/series",
+    },
+    "--compare": {
+        "nargs": "+",
+        "metavar": "RUN",
+        "help": "compare a complete evaluation run with each of the others, problem by problem, "
+        "and stop",
+    },
+    "--merge": {
+        "nargs": "+",
+        "metavar": "RUN",
+        "help": "make one result, in --run-dir, of runs that evaluated other problems or drew "
+        "other samples, and stop",
     },
 }
 
@@ -216,23 +229,58 @@ def _comparison(r: dict, a: str, b: str) -> dict:
         "detectable": "" if least is None else f"{100 * least:.1f} points",
     }
 
+
+def _one_of_many(r: dict, first: str, other: str) -> dict:
+    "One row of the table of `compare` for several runs."
+    row = _comparison(r, "score", "its score")
+    holm = r["p_holm"]
+    found = {"task": row["task"], "models": row["models"], "run": first, "score": row["score"]}
+    found |= {"against": other, "its score": row["its score"], "difference": row["difference"]}
+    return {**found, "p (Holm)": f"{holm:.3f}" if holm >= 0.001 else "< 0.001"}
+
 # %% ../nbs/73_cli.ipynb #eb546d44
-def compare(a: str, b: str) -> int:
-    "Print how the models of evaluation run `a` differ from those of `b`."
-    from r1nb.evaluate import compare_runs
-    from r1nb.report import text_table
+def _evaluation(name: str) -> Path:
+    "The folder of the evaluation run `name`."
     from r1nb.runs import find_run
 
-    def folder(name):
-        return Path(name) if (Path(name) / "results").is_dir() else find_run(name).path
+    return Path(name) if (Path(name) / "results").is_dir() else find_run(name).path
 
-    rows = compare_runs(folder(a), folder(b))
-    print(text_table([_comparison(r, a, b) for r in rows]))
-    for task, lines in {r["task"]: r["protocol"] for r in rows if r["protocol"]}.items():
-        print(
-            f"{task}: the sampling of the runs differs ({b} -> {a}), so the difference is not "
-            f"of the models alone: {'; '.join(lines)}"
-        )
+
+def compare(first: str, *others: str) -> int:
+    "Print how the models of evaluation run `first` differ from those of each of `others`."
+    from r1nb.report import text_table
+    from r1nb.series import compare_all
+
+    if not others:
+        raise InputError("--compare: give at least two evaluation runs")
+    names = {str(_evaluation(name)): name for name in others}
+    rows = compare_all(_evaluation(first), [_evaluation(name) for name in others])
+    if len(others) == 1:
+        print(text_table([_comparison(r, first, others[0]) for r in rows]))
+    else:
+        print(text_table([_one_of_many(r, first, names[r["other"]]) for r in rows]))
+        print(f"p of each difference alone; p (Holm): corrected for {len(rows)} comparisons")
+    for r in rows:
+        if r["protocol"]:
+            print(
+                f"{r['task']}: the sampling of the runs differs ({names[r['other']]} -> {first}), "
+                f"so the difference is not of the models alone: {'; '.join(r['protocol'])}"
+            )
+    return 0
+
+
+def merge(parts: list[str], folder: str | None) -> int:
+    "Merge the evaluation runs `parts` into `folder`, and print the scores."
+    from r1nb.report import results_table, text_table
+    from r1nb.runs import Run
+    from r1nb.series import merge_runs, results_by_task
+
+    if len(parts) < 2 or not folder:
+        raise InputError("--merge: give at least two evaluation runs, and --run-dir")
+    run = merge_runs(folder, [Run(_evaluation(part)) for part in parts])
+    for task, result in results_by_task(run).items():
+        print(f"{result.get('title') or task}: {run.path}")
+        print(text_table(results_table(result)))
     return 0
 
 # %% ../nbs/73_cli.ipynb #33d4f135
@@ -265,6 +313,47 @@ def stage_job(args, rest: list[str]):
         num_processes=args.num_processes,
     )
 
+# %% ../nbs/73_cli.ipynb #27d241e1
+def series_job(name: str, job):
+    "The evaluation `job` with the checkpoints of the training run `name` as its models."
+    from dataclasses import replace
+
+    from r1nb.recipes import merge as merged
+    from r1nb.recipes import read_stage
+    from r1nb.runs import Run, find_run
+    from r1nb.series import series_overrides
+
+    training = find_run(name)
+    recipe = merged(read_stage(job.config) if job.config else {}, job.overrides)
+    folder = job.run_dir or str(training / "evaluations" / "series")
+    found = series_overrides(training, recipe, Run(folder))
+    return replace(job, overrides={**found, **job.overrides}, run_dir=folder)
+
+
+def benchmarks_after(job) -> list[str]:
+    "The benchmarks that are to be run on the checkpoints of the finished training `job`."
+    from r1nb.jobs import written_keys
+    from r1nb.stages import find_stage
+
+    if find_stage(job.stage).ranks != "train" or job.stage == "notebook":
+        return []
+    named = written_keys(job).get("benchmarks") or []
+    named = [named] if isinstance(named, str) else list(named)
+    if not named or "SLURM_JOB_ID" in os.environ and shutil.which("sbatch"):
+        return []
+    from r1nb.benchmarks import BENCHMARKS
+
+    return list(BENCHMARKS) if named == ["all"] else named
+
+
+def evaluate_series(job, benchmarks: list[str]) -> int:
+    "Evaluate the checkpoints of the finished training `job` here; returns the exit code."
+    from r1nb.jobs import Job, ranks_of, run_folder, start_job
+
+    n = ranks_of(job)[1]
+    evaluation = Job("evaluate", overrides={"tasks": benchmarks}, num_processes=n, debug=job.debug)
+    return start_job(series_job(str(run_folder(job)), evaluation))
+
 # %% ../nbs/73_cli.ipynb #4f4b5c2c
 def start_stage(args, rest: list[str]) -> int:
     "The command of a stage: list its keys, compare evaluations, or start a job."
@@ -272,9 +361,16 @@ def start_stage(args, rest: list[str]) -> int:
         return list_keys(args.command, args.keys)
     if getattr(args, "compare", None):
         return compare(*args.compare)
+    if getattr(args, "merge", None):
+        return merge(args.merge, args.run_dir)
     if getattr(args, "parallel", None) or getattr(args, "num_gpus", None):
         rest = parallel(args, rest)
-    return _start(stage_job(args, rest), args)
+    job = stage_job(args, rest)
+    if getattr(args, "series", None):
+        job = series_job(args.series, job)
+    code = _start(job, args)
+    benchmarks = () if code or slurm_options(args) else benchmarks_after(job)
+    return evaluate_series(job, benchmarks) if benchmarks else code
 
 # %% ../nbs/73_cli.ipynb #73500bf1
 def stage_command(stage: Stage) -> Command:

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'ALIASES', 'stage', 'grade', 'compare', 'best_constant', 'reproductions', 'Task', 'leave_out_unreadable',
-           'sampled_locally', 'preflight', 'describe_first', 'task_folder', 'sample_model', 'opened_thought',
-           'describe_unknown_thoughts', 'EvaluateConfig', 'load_tasks', 'configure', 'compared_models', 'check',
-           'run_evaluate', 'load_results', 'results_by_task', 'scores_of', 'read_graded', 'compare_runs']
+           'sampled_locally', 'preflight', 'describe_first', 'task_folder', 'whole_model', 'sample_model',
+           'opened_thought', 'describe_unknown_thoughts', 'EvaluateConfig', 'load_tasks', 'configure',
+           'compared_models', 'check', 'run_evaluate', 'load_results', 'results_by_task', 'scores_of', 'read_graded',
+           'compare_runs']
 
 # %% ../nbs/50_evaluate.ipynb #6a6a4afb
 import gc
 import json
 import os
 import re
+import shutil
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -29,9 +31,11 @@ from r1nb.benchmarks import (
 )
 from r1nb.models import (
     ModelChoice,
+    adapter_base,
     check_model,
     context_length,
     load_tokenizer,
+    merge_adapter,
     resolve_model,
 )
 from r1nb.problems import (
@@ -43,7 +47,7 @@ from r1nb.problems import (
 )
 from .recipes import load_config, typed
 from .runs import Run, atomic_path, config_difference, plain, rank, shared, write_text
-from .sampling import SamplingConfig, make_sampler, stream_samples
+from .sampling import SamplingConfig, make_sampler, read_samples, stream_samples
 from .settings import InputError, did_you_mean
 from .stages import Stage
 from r1nb.statistics import (
@@ -296,13 +300,14 @@ def preflight(choice: ModelChoice, tasks: list[Task]) -> list[dict]:
         warnings.simplefilter("always")
         tokenizer = load_tokenizer(choice)
     bare = any("no chat template" in str(w.message) for w in messages)
+    folder = resolve_model(choice.model_name_or_path)
     config, own_tokenizer = (
         kind.from_pretrained(
-            resolve_model(choice.model_name_or_path),
+            name,
             revision=choice.model_revision,
             trust_remote_code=choice.trust_remote_code,
         )
-        for kind in (AutoConfig, AutoTokenizer)
+        for kind, name in ((AutoConfig, adapter_base(folder) or folder), (AutoTokenizer, folder))
     )
     positions = context_length(config)
     rows = [_check_context(tokenizer, t, positions, choice.model_name_or_path) for t in tasks]
@@ -394,6 +399,27 @@ def _sample_task(
     )
 
 
+def whole_model(run: Run, choice: ModelChoice, label: str, tasks: list[Task]) -> ModelChoice:
+    """Return `choice`, or for an adapter its model, merged in the folder `merged/<label>` of `run`.
+
+    Nothing is merged if all samples are on disk. Every rank calls it, rank 0 merges."""
+    folder = run / "merged" / label
+
+    def missing(task: Task) -> bool:
+        found = read_samples(task_folder(run, task.name) / f"samples-{label}.jsonl")
+        return len(found) < len(task.rows) * task.sampling.num_generations
+
+    def merge() -> bool:
+        if not sampled_locally(tasks[0]) or not any(map(missing, tasks)):
+            return False
+        if not adapter_base(resolve_model(choice.model_name_or_path)):
+            return False
+        merge_adapter(choice, folder)
+        return True
+
+    return replace(choice, model_name_or_path=str(folder)) if shared(merge) else choice
+
+
 def sample_model(
     run: Run, choice: ModelChoice, label: str, tasks: list[Task], probe: int, opened: str = ""
 ) -> dict[str, list[dict]]:
@@ -401,9 +427,11 @@ def sample_model(
 
     `probe`: number of problems after which `describe_first` is printed, 0 for never. `opened`: see
     `grade`."""
-    sampler = _LazySampler(choice, tasks)
+    sampler = _LazySampler(whole_model(run, choice, label, tasks), tasks)
     samples = {t.name: _sample_task(run, sampler, label, t, probe, opened) for t in tasks}
     sampler.close()
+    if not rank():
+        shutil.rmtree(run / "merged", ignore_errors=True)
     return samples
 
 # %% ../nbs/50_evaluate.ipynb #f298fc10

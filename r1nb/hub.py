@@ -277,8 +277,9 @@ class HubOptions:
     benchmarks: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Evaluate each checkpoint on these benchmarks: on a cluster as a job of its "
-            "own, submitted when it is saved; its weights are kept. all: every benchmark"
+            "help": "Evaluate each checkpoint on these benchmarks: in a batch job by a job of its "
+            "own, submitted when it is saved, else after the training. Weights of old checkpoints "
+            "are kept. all: every benchmark"
         },
     )
 
@@ -437,6 +438,7 @@ def push_checkpoint(run: Run, folder: Path, step: int, target: Target) -> None:
         return
     if not has_weights(folder):
         raise InputError(f"{folder.name} has the shards of a model only (FSDP), no weights to push")
+    write_text(folder / "README.md", model_card(run, target.repo))
     push(run, folder, target, revision, ignore=STATE)
     if into := whole.get(target.strategy):
         push(run, folder, target, revision, into, ignore=("training_args.bin",))
@@ -589,6 +591,7 @@ def push_run(run: Run, target: Target, scores: list[dict], checkpoints: dict[int
         for step, folder in sorted(checkpoints.items()):
             branch = target.branch(step)
             if (str(folder.relative_to(run.path)), target.repo, branch) not in done:
+                write_text(folder / "README.md", model_card(run, target.repo))
                 urls.append(push(run, folder, target, branch, ignore=STATE))
         return [*urls, push(run, run / "model", target, target.revision)]
     except Exception as e:

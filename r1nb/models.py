@@ -7,7 +7,7 @@ __all__ = ['BUNDLED', 'BUNDLED_NAME', 'GROUPED', 'CHECKED_BYTES', 'HUB_KERNEL', 
            'tiny_model', 'native_dtype', 'grouped_attention', 'attention_for', 'ModelChoice', 'read_json',
            'load_tokenizer', 'tensors_in', 'weight_files', 'empty_model', 'not_finite', 'check_finite', 'check_model',
            'check_tokenizer', 'on_this_gpu', 'load_model', 'has_plain_attention', 'context_length',
-           'use_packed_attention', 'save_model']
+           'use_packed_attention', 'save_model', 'adapter_base', 'merge_adapter']
 
 # %% ../nbs/21_models.ipynb #5b7687f6
 import importlib.util
@@ -620,3 +620,22 @@ def save_model(model, tokenizer, folder: str | Path, weights: dict | None = None
         model.save_pretrained(temporary, **({} if weights is None else {"state_dict": weights}))
         tokenizer.save_pretrained(temporary)
     return Path(folder)
+
+# %% ../nbs/21_models.ipynb #153dae03
+def adapter_base(folder: str | Path) -> str | None:
+    "The base model that the adapter in `folder` names; None if there is no adapter."
+    if not (Path(folder) / "adapter_config.json").is_file():
+        return None
+    return read_json(Path(folder) / "adapter_config.json").get("base_model_name_or_path")
+
+
+def merge_adapter(choice: ModelChoice, folder: str | Path) -> Path:
+    "Write the model of `choice`, an adapter, merged into its base, to `folder`. Returns it."
+    from dataclasses import replace
+
+    from peft import PeftModel
+
+    source = resolve_model(choice.model_name_or_path)
+    base = replace(choice, model_name_or_path=adapter_base(source), model_revision="main")
+    tokenizer = load_tokenizer(choice)
+    return save_model(PeftModel.from_pretrained(load_model(base), source), tokenizer, folder)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TEXTS', 'CURVES', 'DIAGNOSIS', 'SAMPLES', 'config_table', 'text_table', 'last_metric', 'duration', 'template',
            'show_texts', 'as_written', 'curves', 'diagnosis', 'results_table', 'differences_table', 'constant_line',
-           'accuracy_plot', 'groups_plot', 'passes_plot', 'lengths_plot', 'reported_table', 'failures', 'browse',
-           'browse_rewards', 'export_html', 'report_pipeline']
+           'accuracy_plot', 'series_table', 'series_plot', 'groups_plot', 'passes_plot', 'lengths_plot',
+           'reported_table', 'failures', 'browse', 'browse_rewards', 'export_html', 'report_pipeline']
 
 # %% ../nbs/70_report.ipynb #aa8bf321
 import html as _html
@@ -303,6 +303,40 @@ def accuracy_plot(results: dict):
     ax.set_title(f"{results.get('title', 'held-out')}: {sizes}; bars: 95 %", fontsize=9)
     ax.set_ylabel(f"{score}, %")
     ax.set_ylim(0, 108)
+    fig.tight_layout()
+    return fig
+
+# %% ../nbs/70_report.ipynb #f290a4d6
+def series_table(results: dict) -> list[dict]:
+    "One row a step of a series of checkpoints; see `series_points`."
+    from r1nb.series import series_points
+
+    return [
+        {"step": p["step"], p["metric"]: f"{_percent(p['value'])} %",
+         "95 % interval": f"{_percent(p['low'])} to {_percent(p['high'])}"}
+        for p in series_points(results)
+    ]  # fmt: skip
+
+
+def series_plot(results: dict):
+    "avg@n over the steps of a training, with 95 % intervals; the figure, or None if no series."
+    import matplotlib.pyplot as plt
+
+    from r1nb.series import series_points
+
+    if not (points := series_points(results)):
+        return None
+    steps, values, lows, highs = (
+        [p[key] * factor for p in points]
+        for key, factor in (("step", 1), ("value", 100), ("low", 100), ("high", 100))
+    )
+    fig, ax = plt.subplots(figsize=(5, 3))
+    ax.plot(steps, values, "o-")
+    ax.fill_between(steps, lows, highs, alpha=0.2)
+    ax.set_xlabel("step")
+    ax.set_ylabel(f"{points[0]['metric']}, %")
+    ax.set_title(f"{results.get('title', 'held-out')}; band: 95 %", fontsize=9)
+    ax.set_ylim(0, max(10, min(108, 1.15 * max(highs))))
     fig.tight_layout()
     return fig
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALPHA', 'FINISH_REASONS', 'verdict_matrix', 'unseen_share', 'Estimate', 'avg_at_n', 'pass_at_k', 'majority',
-           'maj_at_n', 'Difference', 'paired_difference', 'paired_bootstrap', 'minimum_detectable_difference',
+           'maj_at_n', 'Difference', 'paired_difference', 'paired_bootstrap', 'holm', 'minimum_detectable_difference',
            'Reproduction', 'against_reported', 'repeated_share', 'summarize', 'by_group']
 
 # %% ../nbs/15_statistics.ipynb #a30abb0a
@@ -332,6 +332,16 @@ def paired_bootstrap(a, b, resamples: int = 10_000, seed: int = 0) -> Difference
     p = min(1.0, 2 * (int(tail) + 1) / (resamples + 1))
     low, high = map(float, boot.confidence_interval)
     return Difference(float(d.mean()), low, high, float(boot.standard_error), p, len(d))
+
+# %% ../nbs/15_statistics.ipynb #95e210e2
+def holm(p_values) -> list[float]:
+    "Return `p_values` (m of them) corrected for m comparisons, in their order (Holm 1979)."
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    steps = np.minimum(1.0, p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(steps)
+    return corrected.tolist()
 
 # %% ../nbs/15_statistics.ipynb #dc056823
 def minimum_detectable_difference(

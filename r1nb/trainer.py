@@ -38,7 +38,6 @@ from r1nb.hub import (
     Target,
     check_revision,
     has_weights,
-    model_card,
     read_hub_options,
 )
 from r1nb.models import (
@@ -249,7 +248,7 @@ def mark_complete(path: str | Path, marker: str = MARKER) -> None:
     sizes = {
         str(p.relative_to(path)): p.stat().st_size
         for p in sorted(path.rglob("*"))
-        if p.is_file() and p.name != marker
+        if p.is_file() and p.name not in (marker, "README.md")  # a card may be written later
     }
     write_text(path / marker, json.dumps(sizes, indent=1))
 
@@ -318,8 +317,6 @@ class Checkpoints(TrainerCallback):
             return
         folder, step = Path(args.output_dir), state.global_step
         new = folder / f"checkpoint-{step}"
-        if self.outbox.target is not None:
-            write_text(new / "README.md", model_card(self.run, self.outbox.target.repo))
         mark_complete(new)
         self.outbox.saved(new, step)
         self.prune(folder, state.best_model_checkpoint)
