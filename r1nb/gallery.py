@@ -104,6 +104,7 @@ COMPARED = [
     "loss",
     "eval_loss",
     "reward",
+    "eval_reward",
     "mean_token_accuracy",
     "completions/mean_length",
     "entropy",

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOSS_TYPES', 'REFERENCES_CHECKED', 'PROGRAM_REWARDS', 'CLASSES', 'ALIASES', 'stage', 'Terms', 'clipped', 'kl_k3',
-           'aggregate', 'grpo_loss', 'cispo', 'sapo', 'vespo', 'reward_problems', 'prompt_dataset', 'check_references',
-           'check_tests', 'GRPOConfig', 'check', 'preview', 'GroupTrainer', 'set_end_tokens', 'longest_sequence',
-           'prepare_vllm', 'make_trainer', 'server_errors', 'first_and_last_reward', 'run_grpo']
+           'aggregate', 'grpo_loss', 'cispo', 'sapo', 'vespo', 'reward_problems', 'prompt_dataset', 'eval_dataset',
+           'check_references', 'check_tests', 'GRPOConfig', 'check', 'preview', 'GroupTrainer', 'trainer_class',
+           'set_end_tokens', 'longest_sequence', 'prepare_vllm', 'make_trainer', 'server_errors',
+           'first_and_last_reward', 'run_grpo']
 
 # %% ../nbs/45_grpo.ipynb #ee34d849
 from typing import NamedTuple
@@ -170,12 +171,23 @@ from r1nb.problems import (
     R1_SYSTEM_PROMPT,
     ProblemsConfig,
     earlier_turns,
-    load_problems,
     to_messages,
 )
 from .rewards import RewardOptions, get_reward_funcs, ignored_options, reward_columns
 from .runs import Run
 from .sampling import end_tokens, has_vllm
+from r1nb.selection import (
+    ChosenGroups,
+    HeldOutReward,
+    RewardByTask,
+    SelectionOptions,
+    TaskProblems,
+    check_best_metric,
+    heldout_problems,
+    load_tasks,
+    selects,
+    sources,
+)
 from .settings import InputError
 from .shared_prefix import OwnDecoding, SkippedRows, TreeScores
 from .stages import Stage
@@ -185,6 +197,7 @@ from r1nb.trainer import (
     PREVIEW_TOKENS,
     TrainingDefaults,
     check_training,
+    evaluates,
     load_for_training,
     lora,
     own_arguments,
@@ -194,11 +207,11 @@ from r1nb.trainer import (
 
 # %% ../nbs/45_grpo.ipynb #e0de3a8a
 def reward_problems(problems: ProblemsConfig, reward_funcs: Sequence[str]):
-    """The problems with what the rewards `reward_funcs` need: an answer, further columns.
+    """The problems of all tasks, with what the rewards `reward_funcs` need: an answer, columns.
 
     Raises `InputError` if the data lack it."""
     keep = reward_columns(reward_funcs)
-    return load_problems(problems, need_answer="answer" in keep, keep=keep)
+    return load_tasks(problems, need_answer="answer" in keep, keep=keep)
 
 
 def prompt_dataset(
@@ -232,6 +245,19 @@ def prompt_dataset(
             f"{max_prompt_length} tokens"
         )
     return short
+
+# %% ../nbs/45_grpo.ipynb #7c0de002
+def eval_dataset(problems: ProblemsConfig, args, tokenizer=None):
+    """The `prompt_dataset` of `num_eval_problems` held-out problems; None without `eval_strategy`.
+
+    Raises `InputError` if the source has no held-out side, or too little on it."""
+    if not evaluates(args):
+        return None
+    held = heldout_problems(problems, args.num_eval_problems)
+    try:
+        return prompt_dataset(held, tokenizer, args.max_prompt_length, args.reward_funcs)
+    except InputError as e:
+        raise InputError(f"num_eval_problems: {args.num_eval_problems}: {e}") from None
 
 # %% ../nbs/45_grpo.ipynb #44a2dc91
 REFERENCES_CHECKED = 1000  # references read before a job starts: enough to notice a wrong column
@@ -274,15 +300,15 @@ def check_tests(rows, args) -> None:
 
 # %% ../nbs/45_grpo.ipynb #d68342b2
 @dataclass
-class GRPOConfig(TrainingDefaults, RewardOptions, TRLGRPOConfig):
-    "TRL's `GRPOConfig` with the rewards' options and defaults for this machine."
+class GRPOConfig(SelectionOptions, TrainingDefaults, RewardOptions, TRLGRPOConfig):
+    "TRL's `GRPOConfig` with options of selection and rewards, and defaults for this machine."
 
     max_prompt_length: int | None = field(
         default=None, metadata={"help": "Problems with a longer prompt (tokens) are left out"}
     )
 
 
-CLASSES = (ProblemsConfig, ModelChoice, GRPOConfig)
+CLASSES = (TaskProblems, ModelChoice, GRPOConfig)
 ALIASES = {
     "hub_model_revision": "hub_revision",
     "torch_dtype": "dtype",
@@ -297,7 +323,8 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     check_training(model, args)
     check_push(args)
     check_trackers(args)
-    get_reward_funcs(args)
+    names = [func.__name__ for func in get_reward_funcs(args)]
+    check_best_metric(args, names)
     if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
         raise InputError(
             f"reward_weights: {len(args.reward_weights)} weights for the "
@@ -305,16 +332,18 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
         )
     for text in ignored_options(args):
         print(f"r1nb: {text}", file=sys.stderr)
-    task = problems.dataset_name.removeprefix("reasoning_gym/")
-    if "reasoning_gym" in args.reward_funcs and task in EXPLOITABLE_TASKS:
-        print(
-            f"r1nb: reward 'reasoning_gym' on the task {task}: {EXPLOITABLE_TASKS[task]}; "
-            "a policy will exploit that",
-            file=sys.stderr,
-        )
+    for source in sources(problems).values():
+        task = source.dataset_name.removeprefix("reasoning_gym/")
+        if "reasoning_gym" in args.reward_funcs and task in EXPLOITABLE_TASKS:
+            print(
+                f"r1nb: reward 'reasoning_gym' on the task {task}: {EXPLOITABLE_TASKS[task]}; "
+                "a policy will exploit that",
+                file=sys.stderr,
+            )
     rows = reward_problems(problems, args.reward_funcs)
     check_references(rows, args)
     check_tests(rows, args)
+    check_tests(eval_dataset(problems, args) or (), args)
 
 # %% ../nbs/45_grpo.ipynb #13fead0a
 def preview(
@@ -354,6 +383,16 @@ def preview(
 # %% ../nbs/45_grpo.ipynb #f1cb2ba6
 class GroupTrainer(SkippedRows, TreeScores, OwnDecoding, GRPOTrainer):
     "TRL's `GRPOTrainer` with the CPU shortcuts."
+
+
+def trainer_class(args, tasks: bool = False) -> type[GRPOTrainer]:
+    """TRL's trainer with what `args` ask for: CPU shortcuts, evaluations, a choice of groups.
+
+    `tasks`: whether the problems have the column `task`, and the reward of each is logged."""
+    kind = GroupTrainer if use_cpu_shortcuts(args) else GRPOTrainer
+    parts = (ChosenGroups,) * selects(args) + (HeldOutReward,) * evaluates(args)
+    parts += (RewardByTask,) * tasks
+    return type(kind.__name__, (*parts, kind), {}) if parts else kind
 
 # %% ../nbs/45_grpo.ipynb #efc1820b
 def set_end_tokens(policy, choice: ModelChoice, args, tokenizer) -> list[int]:
@@ -406,16 +445,17 @@ def make_trainer(
         revision = {"revision": model.model_revision}
         args.model_init_kwargs = revision | (args.model_init_kwargs or {})
     dataset = prompt_dataset(problems, tokenizer, args.max_prompt_length, args.reward_funcs)
+    held = eval_dataset(problems, args, tokenizer)
     if args.use_vllm and args.vllm_mode == "colocate" and not args.vllm_max_model_length:
-        prompts = dataset["prompt"][:]
+        prompts = [*dataset["prompt"], *(held["prompt"] if held else ())]
         args.vllm_max_model_length = longest_sequence(prompts, policy, args, tokenizer)
-    kind = GroupTrainer if use_cpu_shortcuts(args) else GRPOTrainer
-    return kind(
+    return trainer_class(args, len(sources(problems)) > 1)(
         policy,
         reward_funcs=get_reward_funcs(args, prefilled(tokenizer)),
         args=args,
         processing_class=tokenizer,
         train_dataset=dataset,
+        eval_dataset=held,
         callbacks=list(callbacks),
         peft_config=lora(model),
     )
@@ -441,8 +481,10 @@ def server_errors(args):
 def first_and_last_reward(metrics: list[dict]) -> dict:
     """Mean reward of the first third of the logged steps, and of the last third.
 
-    Returned as `reward_first` and `reward_last`; NaN if there are none."""
-    rewards = [line["reward"] for line in metrics if "reward" in line]
+    That of the problems as they came, where groups were chosen by their rewards. Returned as
+    `reward_first` and `reward_last`; NaN if there are none."""
+    lines = [line for line in metrics if "reward" in line]
+    rewards = [line.get("groups/reward_before", line["reward"]) for line in lines]
     third = max(1, len(rewards) // 3)
     parts = {"reward_first": rewards[:third], "reward_last": rewards[-third:]}
     return {k: round(sum(v) / len(v), 4) if v else float("nan") for k, v in parts.items()}
@@ -453,21 +495,24 @@ def run_grpo(
 ) -> dict:
     """Train `model` with GRPO on `problems` and save the policy to `run/'model'`.
 
-    `callbacks`: transformers' `TrainerCallback`s. Returns the summary: that of `train`, and
-    `first_and_last_reward`. Signs of trouble go to `run/'diagnosis.jsonl'`."""
+    `callbacks`: transformers' `TrainerCallback`s. Returns the summary: that of `train`,
+    `first_and_last_reward`, and `best_step` if the best checkpoint is what is saved. Signs of
+    trouble go to `run/'diagnosis.jsonl'`."""
     tokenizer = load_tokenizer(model)
     target, args = chosen_target(run, args), own_arguments(run, args)
     with server_errors(args):
         trainer = make_trainer(problems, model, args, tokenizer, callbacks)
         trainer.add_callback(Diagnosis(run, trainer, prefilled(tokenizer)))
         summary = train(run, trainer, tokenizer, target)
+    if args.load_best_model_at_end:
+        summary["best_step"] = trainer.state.best_global_step
     return leave_model(run, target, {**summary, **first_and_last_reward(run.metrics)})
 
 # %% ../nbs/45_grpo.ipynb #c0e5a42b
 stage = Stage(
     "grpo",
     help="reinforcement learning with verifiable rewards",
-    reads=("dataset_name", "model_name_or_path"),
+    reads=("dataset_name", "tasks", "model_name_or_path"),
     leaves="model",
     ranks="train",
     order=45,

@@ -86,7 +86,10 @@ def local_inputs(written: dict, reads: tuple[str, ...]) -> dict[str, str]:
         elif isinstance(value, list):
             named |= {f"{key}.{i}": v for i, v in enumerate(value)}
         elif isinstance(value, dict):
-            named |= {f"{key}.{k}": v for k, v in value.items()}
+            of_task = {
+                k: v.get("dataset_name") if isinstance(v, dict) else v for k, v in value.items()
+            }
+            named |= {f"{key}.{k}": v for k, v in of_task.items() if v}
     # The name of a benchmark is not a path, even where a folder has the same name.
     named = {k: v for k, v in named.items() if k.split(".")[0] != "benchmarks" or Path(v).suffix}
     return {k: str(_model_in(v)) for k, v in named.items() if Path(v).exists()}

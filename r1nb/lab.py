@@ -68,6 +68,7 @@ class LiveOutput:
 # %% ../nbs/71_lab.ipynb #934918ea
 MAIN_CURVES = (
     "reward",
+    "eval_reward",
     "loss",
     "eval_loss",
     "mean_token_accuracy",

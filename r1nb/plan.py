@@ -837,7 +837,8 @@ def sft_work(configuration: tuple, machine: Machine, given: Assumptions) -> Work
 # %% ../nbs/67_plan.ipynb #23069e31
 def grpo_work(configuration: tuple, machine: Machine, given: Assumptions) -> Work:
     "What one GPU does in the stage `grpo`."
-    from r1nb.problems import is_local, load_problems
+    from r1nb.problems import is_local
+    from r1nb.selection import load_tasks
 
     problems, choice, args = configuration
     work = training_work("grpo", choice, args, machine.gpus > 0)
@@ -862,7 +863,7 @@ def grpo_work(configuration: tuple, machine: Machine, given: Assumptions) -> Wor
     gym = problems.dataset_name.startswith("reasoning_gym/")
     work.examples = given.examples
     if given.examples is None and (gym or is_local(problems.dataset_name)):
-        work.examples = count_rows(load_problems, problems)
+        work.examples = count_rows(load_tasks, problems)
     return work
 
 # %% ../nbs/67_plan.ipynb #8299be9d

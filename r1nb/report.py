@@ -108,6 +108,7 @@ CURVES = {
     "loss": "loss",
     "mean_token_accuracy": "token accuracy",
     "reward": "reward",
+    "eval_reward": "held-out reward",
     "frac_reward_zero_std": "groups without signal",
     "completions/mean_length": "completion length",
     "completions/clipped_ratio": "share cut off",
@@ -116,7 +117,6 @@ CURVES = {
     "grad_norm": "gradient norm",
     "learning_rate": "learning rate",
     "eval_loss": "eval loss",
-    "eval_reward": "held-out reward",
     "answers/same": "most frequent answer",
     "sampling/sampling_logp_difference/mean": "vLLM mismatch",
 }
@@ -154,13 +154,14 @@ def curves(
 ):
     """Small multiples of the metrics `keys` over steps; returns the figure.
 
-    By default those of `CURVES` that were logged, and one for each reward function. With
+    By default those of `CURVES` that were logged, and one for each reward function and task. With
     `smooth` > 1 a centred running mean over that many steps is drawn over the raw points. `signs`
     (rows of `read_diagnosis`) are marked where they appeared."""
     import matplotlib.pyplot as plt
 
     logged = {k for r in metrics for k in r}
     rewards = sorted(k for k in logged if k.startswith("rewards/") and k.endswith("/mean"))
+    rewards += sorted(k for k in logged if k.startswith("reward/"))
     keys = keys or [k for k in CURVES if k in logged] + rewards
     if not keys:
         raise InputError("no metrics were logged, so there are no curves")
@@ -172,7 +173,7 @@ def curves(
     for ax, key in zip(axes.flat, keys, strict=False):
         points = [r for r in metrics if r.get(key) is not None]
         _curve(ax, [r["step"] for r in points], [r[key] for r in points], smooth)
-        name = key.removeprefix("rewards/").removesuffix("/mean")
+        name = key.removeprefix("rewards/").removesuffix("/mean").replace("reward/", "reward of ")
         ax.set_title(CURVES.get(key, name), fontsize=9)
         ax.tick_params(labelsize=8)
         ax.grid(alpha=0.3)

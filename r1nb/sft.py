@@ -48,6 +48,7 @@ from .tracking import check_trackers
 from r1nb.trainer import (
     TrainingDefaults,
     check_training,
+    evaluates,
     load_for_training,
     lora,
     own_arguments,
@@ -397,8 +398,7 @@ class TracesTrainer(SFTTrainer):
 # %% ../nbs/42_sft.ipynb #d68e809f
 def sft_trainer(traces: TracesConfig, model: ModelChoice, args: SFTConfig, tokenizer, callbacks=()):
     "TRL's trainer for `model` on `traces`."
-    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
-    fraction = traces.eval_fraction or (0.0 if strategy in ("no", None) else 0.05)
+    fraction = traces.eval_fraction or (0.05 if evaluates(args) else 0.0)
     dataset, heldout = load_traces(traces, fraction)
     trainer = TracesTrainer(
         load_for_training(model, args, tokenizer),

@@ -7,7 +7,7 @@ __all__ = ['WATCHED', 'ADVICE', 'MARKER', 'WEIGHTS', 'PREVIEW_TOKENS', 'chunks',
            'use_master_weights', 'watched', 'sharding', 'RunLogger', 'Diverged', 'FiniteMetrics', 'check_weights',
            'mark_complete', 'is_complete', 'checkpoints', 'last_checkpoint', 'weights', 'drop_state', 'Checkpoints',
            'gentle_interrupt', 'lora', 'check_adapter', 'packs', 'suit_machine', 'use_one_gpu', 'TrainingDefaults',
-           'use_cpu_shortcuts', 'check_schedule', 'check_training', 'check_shared_rows', 'share_rows',
+           'evaluates', 'use_cpu_shortcuts', 'check_schedule', 'check_training', 'check_shared_rows', 'share_rows',
            'load_for_training', 'is_sharded', 'parameter_types', 'with_types', 'save_trained', 'own_arguments',
            'add_callbacks', 'note_unused_gpus', 'train', 'shards_weights', 'free_memory', 'try_preview']
 
@@ -473,6 +473,11 @@ class TrainingDefaults(HubOptions):
     def world_size(self) -> int:
         "The number of ranks; that of the planned launch in `as_launched`."
         return launched()[0] or super().world_size
+
+
+def evaluates(args) -> bool:
+    "Whether trainer arguments `args` ask for evaluations during the training."
+    return getattr(args.eval_strategy, "value", args.eval_strategy) not in ("no", None)
 
 
 def use_cpu_shortcuts(args) -> bool:

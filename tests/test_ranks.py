@@ -108,50 +108,73 @@ shared_prefix.draw_tokens = draw_together
 """
 
 
+# Half of the problems are always or never solved; a module, because the command checks it too.
+LOTTERY = """
+import zlib
+def number(text):
+    return zlib.crc32(text.encode()) / 2**32
+def lucky(completions, problem, **columns):
+    chances = [(0.0, 1.0, 0.5, 0.5)[int(4 * number(text))] for text in problem]
+    rows = zip(completions, chances)
+    return [float(number(c[0]["content"]) < chance) for c, chance in rows]
+"""
+# A group of eight may begin on one rank and end on the other.
+SELECTING = {
+    "reward_funcs": ["lottery:lucky"], "num_generations": 8, "num_problems": 40,
+    "resample_rounds": 2, "rest_solved": 2, "rest_hopeless": 2,
+    "eval_strategy": "steps", "eval_steps": 3, "num_eval_problems": 6,
+}  # fmt: skip
+SIZES = {"one": (16, 1, 1), "accumulated": (8, 2, 1), "two": (8, 1, 2)}
+SPREAD = {"one": (24, 1, 1), "two": (12, 1, 2)}
+
+
 @pytest.mark.slow
-def test_grpo_on_two_ranks_learns_as_on_one(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "sizes"), [({}, SIZES), (SELECTING, SPREAD)], ids=["plain", "selecting"]
+)
+def test_grpo_on_two_ranks_learns_as_on_one(more, sizes, tiny_model, tmp_path):
     """Same global batch, same completions, same curve: one batch, two accumulated ones, two ranks.
 
     Each rank samples from a different random state, so in this copy of the job notebook each rank
     samples all completions and takes its part. Rank 0 alone writes the diagnosis.
     """
+    (tmp_path / "lottery.py").write_text(LOTTERY)
     nb = nbformat.read(ROOT / "nbs" / "jobs" / "grpo.ipynb", as_version=4)
     nb.cells.insert(0, new_code_cell(GRPO_CELL))
     nbformat.write(nb, tmp_path / "learn.ipynb")
     keys = {
         **TASK, **TRAINING, "split": "train", "num_problems": 16,
         "model_name_or_path": str(tiny_model), "max_steps": WINDOW, "num_generations": 4,
-        "max_completion_length": 16, "reward_funcs": ["length"], "save_strategy": "no",
+        "max_completion_length": 16, "reward_funcs": ["length"], "save_strategy": "no", **more,
     }  # fmt: skip
     curves = []
-    for name, rows, accumulated, ranks in (
-        ("one", 16, 1, 1),
-        ("accumulated", 8, 2, 1),
-        ("two", 8, 1, 2),
-    ):
-        sizes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys | sizes))
+    for name, (rows, accumulated, ranks) in sizes.items():
+        batch = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys | batch))
         options = ("--config", f"{name}.yaml", "--num_processes", ranks, "--run-dir", name)
         result = r1nb("run", "learn.ipynb", *options, cwd=tmp_path, runs=tmp_path)
         assert result.code == 0, result.err[-3000:]
         run = Run(tmp_path / name)
         assert run.metrics[0]["num_tokens"] > 0 and (run / "model" / "model.safetensors").exists()
+        compared = {"reward", "loss", "grad_norm", "eval_reward"}
         curves.append(
             [
-                [row["reward"], row["loss"], row["grad_norm"]]
+                [row[k] for k in sorted(row) if k in compared or k.startswith("groups/")]
                 for row in run.metrics
-                if "reward" in row
             ]
         )
+        norms = [row["grad_norm"] for row in run.metrics if "reward" in row]
+        assert len(norms) == WINDOW and all(norm > 0 for norm in norms[1:])
+        if more:  # in the first step no group has a spread, nor do the replacements
+            assert sum(row.get("groups/resampled", 0) for row in run.metrics) > 2
         (limit,) = (row for row in read_diagnosis(run) if row["sign"] == "length limit")
         assert limit["since"] == WINDOW and limit["numbers"]["clipped"] > 0.5
         record = (run / "job.ipynb").read_text()
         assert f"step {WINDOW}: length limit: " in record  # stderr of the training's cell
         assert "what to do" in record and SIGNS["length limit"].remedy in record
     assert "length limit" not in (run / "logs" / "rank-1.log").read_text()
-    one, accumulated, two = curves
-    assert len(one) == WINDOW and all(norm > 0 for _, _, norm in one)
-    for other in (accumulated, two):
+    one, *others = curves
+    for other in others:
         assert sum(one, []) == pytest.approx(sum(other, []), abs=1e-5)
 
 
