@@ -990,6 +990,7 @@ stage = Stage(
     reads=("dataset_name", "model_name_or_path", "pass_rates", "benchmarks"),
     leaves="dataset",
     order=34,
+    then="sft --dataset_name",
     classes=CLASSES,
     aliases={"hf_output_dataset": "hub_dataset"},
     check=check,

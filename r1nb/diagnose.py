@@ -326,7 +326,8 @@ def opened_by_template(course: Course):
     unless=("template opens <think>", "length limit"),
     show=True,
     remedy="show the format in the system_prompt or in solved examples (examples); SFT on a few "
-    "hundred traces of that format first; tag_count, which pays for single tags; another format_form",
+    "hundred traces of that format first; tag_count, which pays for single tags; another "
+    "format_form",
 )
 def format_unpaid(course: Course):
     for name, mean in format_rewards(course).items():

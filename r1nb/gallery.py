@@ -16,10 +16,11 @@ from urllib.parse import unquote
 
 import yaml
 
-from .report import CURVES, duration, export_html, last_metric, template
+from .report import CURVES, export_html, last_metric, template
 from .runs import Run, atomic_path, list_runs, write_text
 from .scheduler import state_of
 from .settings import InputError, checkout, settings
+from .terminal import duration
 
 # %% ../nbs/72_gallery.ipynb #45fa4523
 def manifest_of(run: Run) -> dict:

@@ -353,6 +353,7 @@ stage = Stage(
     leaves="dataset",
     ranks="sample",
     order=33,
+    then="curate --dataset_name",
     classes=CLASSES,
     aliases=ALIASES,
     check=check,

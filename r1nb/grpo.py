@@ -516,6 +516,7 @@ stage = Stage(
     leaves="model",
     ranks="train",
     order=45,
+    then="evaluate --model_name_or_path",
     classes=CLASSES,
     aliases=ALIASES,
     check=check,

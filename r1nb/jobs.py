@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'USAGE', 'local_inputs', 'check_stage', 'default_run_dir', 'open_job', 'Job', 'run_folder', 'stage_of',
-           'notebook_job', 'prepare', 'unfinished', 'listeners', 'collective_timeout', 'execute_job', 'run_here',
-           'ranks_of', 'job_command', 'written_keys', 'gpus_a_rank', 'one_gpu', 'start_job', 'guarded', 'check_job',
-           'main', 'script']
+           'notebook_job', 'prepare', 'unfinished', 'closing_lines', 'listeners', 'collective_timeout', 'execute_job',
+           'run_here', 'ranks_of', 'job_command', 'written_keys', 'gpus_a_rank', 'one_gpu', 'start_job', 'guarded',
+           'check_job', 'main', 'script']
 
 # %% ../nbs/63_jobs.ipynb #fbc25a95
 import ast
@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from contextlib import contextmanager, nullcontext, suppress
@@ -63,6 +64,7 @@ from r1nb.runs import (
 from .scheduler import batch_job
 from .settings import InputError, did_you_mean, settings
 from .stages import all_stages, find_stage, job_notebook, load_stage
+from .terminal import FILE_COLUMNS, cleaned, duration, short_path
 
 # %% ../nbs/63_jobs.ipynb #1817874d
 def _model_in(path: str) -> Path:
@@ -342,14 +344,53 @@ def unfinished(run: Run, stage: str, executed=None) -> str | None:
         )
     return None
 
+# %% ../nbs/63_jobs.ipynb #b093636f
+def _next_commands(run: Run) -> list[str]:
+    "The commands that usually follow the completed `run`."
+    stage, path = find_stage(run.manifest["stage"]), short_path(run.path)
+    outer = Run(run.path.parent)
+    commands = [f"r1nb show {path}"]
+    if stage.leaves == "model":
+        commands.append(f"r1nb ask {path}")
+    if stage.then and not (not outer.damage and outer.manifest.get("stage") == "pipeline"):
+        name, key = stage.then.split()
+        commands.append(f"r1nb {name} --config RECIPE {key} {path}")
+    return commands
+
+
+def closing_lines(run: Run, record: Path) -> list[str]:
+    "What the log of the completed `run` ends with; `record` is its executed notebook."
+    m, leaves = run.manifest, find_stage(run.manifest["stage"]).leaves
+    summary = {k: v for k, v in (m.get("summary") or {}).items() if k != "seconds"}
+    numbers = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in summary.items()]
+    rows = [
+        ("run", f"{m['stage']}, completed in {duration(m.get('seconds', 0))}"),
+        ("result", ", ".join(numbers)),
+        ("output", short_path(run / leaves) if leaves else ""),
+        ("record", short_path(record)),
+        *(("next" if i == 0 else " ", line) for i, line in enumerate(_next_commands(run))),
+    ]
+    lines = ["", "## Summary", ""]
+    for name, text in rows:
+        if text:
+            options = {"initial_indent": f"{name:8}", "subsequent_indent": " " * 8}
+            lines += textwrap.wrap(text, FILE_COLUMNS, break_long_words=False, **options)
+    return lines
+
 # %% ../nbs/63_jobs.ipynb #b3dd184a
 def _ended(
-    run: Run, status: str, code: int, record: Path, error: str | None = None, lost: bool = False
+    run: Run,
+    status: str,
+    code: int,
+    record: Path,
+    error: str | None = None,
+    lost: bool = False,
+    log=None,
 ) -> int:
     """Record how this rank of `run` ended, unless that is recorded, and print where the record is.
 
-    A completed run stays completed if a later cell fails, unless its output is `lost`. Returns the
-    exit code `code`."""
+    What is printed to stderr goes to the file `log` too. A completed run stays completed if a later
+    cell fails, unless its output is `lost`. Returns the exit code `code`."""
     if world_size() > 1:
         note = {"rank": rank(), "status": status, "code": code, "error": error, "time": time.time()}
         write_text(run / "logs" / f"rank-{rank()}.json", json.dumps(note))
@@ -359,10 +400,12 @@ def _ended(
     if status == "completed" or rank() and status != "failed":
         return code
     who = f"rank {rank()} " if world_size() > 1 else ""
-    why = f": {error}" if error else ""
-    print(f"r1nb: {who}{status}{why}\n  the record so far: {record}", file=sys.stderr)
+    why = f": {cleaned(error)}" if error else ""
+    lines = [f"r1nb: {who}{status}{why}", f"  the record so far: {record}"]
     if status != "failed":
-        print("  the same command resumes from the last checkpoint or sample", file=sys.stderr)
+        lines.append("  the same command resumes from the last checkpoint or sample")
+    for file in filter(None, (sys.stderr, log)):
+        print(*lines, sep="\n", file=file)
     return code
 
 # %% ../nbs/63_jobs.ipynb #239521b4
@@ -381,6 +424,9 @@ def listeners(run: Run):
             return [screen if screen.isatty() and not prefix else Lines(screen, prefix), Lines(log)]
 
         files = {"stdout": both(sys.stdout), "stderr": both(sys.stderr)}
+        for out, err in zip(*files.values(), strict=True):  # a bar's last state comes in its place
+            if isinstance(out, Lines) and isinstance(err, Lines):
+                out.beside, err.beside = err, out
         try:
             yield files
         finally:
@@ -423,19 +469,23 @@ def execute_job(job: Job) -> int:
         leave_ranks()
         return OK
     record = run / "logs" / f"job-rank{rank()}.ipynb" if rank() else run / "job.ipynb"
-    try:
-        with listeners(run) as files, running(run) if job.stage == "notebook" else nullcontext():
-            executed = run_notebook(notebook, record, parameters, live=False, **files)
-    except KeyboardInterrupt:
-        return _ended(run, "interrupted", INTERRUPTED, record)
-    except Preempted as e:
-        reason = None if isinstance(e, Terminated) else str(e)
-        return _ended(run, "preempted", TERMINATED, record, reason)
-    except PapermillExecutionError as e:
-        return _ended(run, "failed", FAILED, record, f"{e.ename}: {e.evalue}")
-    if missing := unfinished(run, job.stage, executed):
-        return _ended(run, "failed", FAILED, record, missing, lost=not rank())
-    _ended(run, "completed", OK, record)
+    with listeners(run) as files:
+        log = files["stderr"][-1]
+        try:
+            with running(run) if job.stage == "notebook" else nullcontext():
+                executed = run_notebook(notebook, record, parameters, live=False, **files)
+        except KeyboardInterrupt:
+            return _ended(run, "interrupted", INTERRUPTED, record, log=log)
+        except Preempted as e:
+            reason = None if isinstance(e, Terminated) else str(e)
+            return _ended(run, "preempted", TERMINATED, record, reason, log=log)
+        except PapermillExecutionError as e:
+            return _ended(run, "failed", FAILED, record, f"{e.ename}: {e.evalue}", log=log)
+        if missing := unfinished(run, job.stage, executed):
+            return _ended(run, "failed", FAILED, record, missing, lost=not rank(), log=log)
+        _ended(run, "completed", OK, record)
+        for file in () if rank() else files["stdout"]:
+            print(*closing_lines(run, record), sep="\n", file=file)
     leave_ranks()
     return OK
 

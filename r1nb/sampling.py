@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BACKENDS', 'Completion', 'DecodingConfig', 'logit_filters', 'read_prompts', 'draw_index', 'draw_tokens', 'end_tokens',
            'TransformersSampler', 'has_vllm', 'request_seed', 'own_store', 'VLLMConfig', 'VLLMSampler',
-           'read_completion', 'Servers', 'refusal', 'ServerConfig', 'ServerSampler', 'ask_once', 'sample_files',
-           'read_samples', 'ReplaySampler', 'SamplingConfig', 'make_sampler', 'sample_batches', 'by_length',
-           'SamplesMissing', 'sample_one_by_one', 'stream_samples']
+           'read_completion', 'Servers', 'refusal', 'ServerConfig', 'chat_request', 'ServerSampler', 'ask_once',
+           'sample_files', 'read_samples', 'ReplaySampler', 'SamplingConfig', 'make_sampler', 'sample_batches',
+           'by_length', 'SamplesMissing', 'sample_one_by_one', 'stream_samples']
 
 # %% ../nbs/22_sampling.ipynb #1d41a8a3
 import hashlib
@@ -183,11 +183,13 @@ def draw_tokens(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    streamer=None,
 ) -> list[list[int]]:
     """Sample a completion of each of `prompts`, as token ids with the one of `eos` that ended it.
 
     Like `model.generate`, but reads shared prompts once and removes rows that have ended. The
-    samples of a row depend on torch's random state, the number of rows and its place among them."""
+    samples of a row depend on torch's random state, the number of rows and its place among them.
+    `streamer`, one of transformers', gets the tokens of a single row as they are sampled."""
     import torch
 
     n, device = len(prompts), model.device
@@ -204,6 +206,8 @@ def draw_tokens(
                 if alive:
                     completions[row].append(t)
             live = live & ~torch.isin(token, stop)
+            if streamer is not None and live[0]:
+                streamer.put(token.cpu())
             if not remaining or not live.any():
                 break
             if live.sum() <= 0.9 * len(live):
@@ -217,6 +221,8 @@ def draw_tokens(
                 position_ids=mask.sum(-1, keepdim=True) - 1,
                 past_key_values=cache,
             ).logits[:, -1]
+    if streamer is not None:
+        streamer.end()
     return completions
 
 # %% ../nbs/22_sampling.ipynb #514c4337
@@ -575,7 +581,7 @@ class ServerConfig(DecodingConfig):
             raise InputError(f"client_replicas: {self.client_replicas} is not positive")
 
 # %% ../nbs/22_sampling.ipynb #a4b9b44a
-def _chat_request(cfg: ServerConfig, model: str, messages: list[dict], seed: int) -> dict:
+def chat_request(cfg: ServerConfig, model: str, messages: list[dict], seed: int) -> dict:
     "The body of a request for a completion; `top_k` is not in OpenAI's protocol, so only if set."
     body = {
         "model": model,
@@ -605,7 +611,7 @@ class ServerSampler:
         )
 
     def _request(self, url: str, messages: list[dict], seed: int) -> Completion:
-        body = _chat_request(self.cfg, self.model, messages, seed)
+        body = chat_request(self.cfg, self.model, messages, seed)
         reply = self.http.post(f"{url}/chat/completions", json=body).raise_for_status()
         return read_completion(reply.json())
 

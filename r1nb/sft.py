@@ -434,6 +434,7 @@ stage = Stage(
     leaves="model",
     ranks="train",
     order=42,
+    then="grpo --model_name_or_path",
     classes=CLASSES,
     aliases=ALIASES,
     check=check,

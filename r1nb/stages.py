@@ -23,7 +23,7 @@ from .settings import InputError, did_you_mean, find_file, settings
 class Stage:
     """One stage of the pipeline; see `find_stage`.
 
-    The command line needs the fields up to `notebook` before anything heavy is imported, so the
+    The command line needs the fields up to `then` before anything heavy is imported, so the
     declaration must give them as literals. The others are objects of the stage's module."""
 
     name: str
@@ -35,6 +35,7 @@ class Stage:
     ranks: str = "one"
     order: int = 99  # position in lists: the number of its notebook
     notebook: str = ""  # its job notebook; default: nbs/jobs/<name>.ipynb
+    then: str = ""  # what usually follows: a stage and its key for this run, "sft --dataset_name"
     module: str = ""  # set by `find_stage`: the module that declares it
 
     classes: tuple = ()  # dataclasses that its recipe is read into
@@ -53,7 +54,7 @@ class Stage:
             )
 
 # %% ../nbs/02_stages.ipynb #c438343d
-LITERAL = ("name", "help", "reads", "leaves", "ranks", "order", "notebook")
+LITERAL = ("name", "help", "reads", "leaves", "ranks", "order", "notebook", "then")
 
 
 def _is_stage(node) -> bool:

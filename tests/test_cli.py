@@ -97,6 +97,28 @@ def test_the_command_line_imports_nothing_heavy(tmp_path, code):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=env, cwd=tmp_path)
 
 
+def test_the_tab_key_completes_runs(tmp_path):
+    from r1nb.runs import Run
+
+    Run(tmp_path / "runs" / "sft" / "first").update(stage="sft", status="completed")
+    script = 'eval "$(r1nb --completion bash)"; COMP_CWORD=$1; shift; COMP_WORDS=("$@"); _r1nb; '
+    script += 'echo "${COMPREPLY[@]}"'
+    env = {
+        **os.environ,
+        "R1NB_RUNS": str(tmp_path / "runs"),
+        "PATH": f"{R1NB.parent}:/bin:/usr/bin",
+    }
+    for words, found in (
+        (["r1nb", "as"], "ask"),
+        (["r1nb", "ask", "runs/"], "runs/sft/first"),
+        (["r1nb", "grpo", "--model_name_or_path", ""], "runs/sft/first"),
+        (["r1nb", "logs", "--f"], "--follow"),
+    ):
+        command = ["bash", "-c", script, "bash", str(len(words) - 1), *words]
+        shown = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+        assert (shown.stdout.strip(), shown.stderr) == (found, "")
+
+
 def test_help_and_version(tmp_path):
     runs = tmp_path / "runs"
     result = r1nb("--help", cwd=tmp_path, runs=runs)
