@@ -11,7 +11,7 @@ __all__ = ['WINDOW', 'JUDGES', 'VERDICTS', 'FALL', 'SIGNS', 'EQUAL', 'LOW', 'HIG
            'format_rewards', 'opened_by_template', 'format_unpaid', 'format_alone', 'entropy_gone', 'collapse', 'far',
            'no_progress', 'kl_without_signal', 'tiny_differences', 'second_half', 'hacking', 'one_answer', 'mismatch',
            'total_rewards', 'group_numbers', 'Samples', 'shortened', 'top_completions', 'open_signs', 'read_diagnosis',
-           'Diagnosis', 'described']
+           'described', 'Diagnosis']
 
 # %% ../nbs/44_diagnose.ipynb #649d69d4
 import math
@@ -292,8 +292,6 @@ def length_limit(course: Course):
 # %% ../nbs/44_diagnose.ipynb #78598764
 UNPAID = 0.01  # mean of a format reward
 UNOPENED = 0.2  # of the completions; with a reward of 0 throughout, a fifth is no accident
-ALWAYS = 0.9  # mean of a format reward
-LOST = 0.5  # of the best score
 
 
 def format_rewards(course: Course) -> dict[str, float]:
@@ -334,6 +332,10 @@ def format_unpaid(course: Course):
         if mean <= UNPAID:
             return (f"{name} is {mean:.2f}: no completion has the form, so none is reinforced",
                     {"format": mean})  # fmt: skip
+
+# %% ../nbs/44_diagnose.ipynb #5b0d7e31
+ALWAYS = 0.9  # mean of a format reward
+LOST = 0.5  # of the best score
 
 
 @sign(
@@ -704,6 +706,14 @@ def read_diagnosis(run: Run) -> list[dict]:
             current.pop(name)["until"] = event["step"]
     return found
 
+# %% ../nbs/44_diagnose.ipynb #c2e97a46
+def described(event: dict) -> str:
+    "A line for a terminal about `event`."
+    where = f"r1nb: step {event['step']}: {event['sign']}"
+    if event["event"] == "gone":
+        return f"{where}: no longer"
+    return f"{where}: {event['sentence']}. To do: {event['remedy']}"
+
 # %% ../nbs/44_diagnose.ipynb #3be0c08a
 class Diagnosis(TrainerCallback):
     """Runs the signs after each log of `trainer`, TRL's GRPO trainer, on rank 0.
@@ -765,11 +775,3 @@ class Diagnosis(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         self.guarded(lambda: self.look(args, state), state)
-
-
-def described(event: dict) -> str:
-    "A line for a terminal about `event`."
-    where = f"r1nb: step {event['step']}: {event['sign']}"
-    if event["event"] == "gone":
-        return f"{where}: no longer"
-    return f"{where}: {event['sentence']}. To do: {event['remedy']}"

@@ -450,7 +450,8 @@ def check_revision(run: Run, target: Target) -> None:
     Passes where the Hub does not answer: the pushes will say so."""
     from huggingface_hub import HfApi
 
-    if any(row["repo"] == target.repo for row in read_log(run / LOG)):
+    own = any(row["repo"] == target.repo for row in read_log(run / LOG))
+    if own or target.revision == "main" and not target.by_step:
         return
     try:
         names = [ref.name for ref in HfApi().list_repo_refs(target.repo).branches]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .benchmarks import find_benchmark
 from r1nb.evaluate import (
+    best_constant,
     compare,
     compare_runs,
     read_graded,
@@ -197,8 +198,11 @@ def merge_task(run: Run, parts: list[Run], task: str) -> dict:
         for summary in compared["models"].values():
             summary.pop(f"maj@{samples}")  # a majority of programs means nothing
     reported = reproductions(task, models, tables, notes) if task != "problems" else []
-    title = results[0].get("title") or task
-    return {"title": title, "notes": notes, "protocol": protocol, **compared, "reported": reported}
+    found = {"title": results[0].get("title") or task, "notes": notes, "protocol": protocol}
+    if "best_constant" in results[0]:
+        problems = next(iter(tables.values())).drop_duplicates("problem_id")
+        found["best_constant"] = best_constant(problems.to_dict("records"))
+    return {**found, **compared, "reported": reported}
 
 
 def merge_runs(folder: str | Path, parts: list[Run]) -> Run:

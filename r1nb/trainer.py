@@ -474,7 +474,7 @@ class TrainingDefaults(HubOptions):
         "The number of ranks; that of the planned launch in `as_launched`."
         return launched()[0] or super().world_size
 
-
+# %% ../nbs/40_trainer.ipynb #9d1f6c38
 def evaluates(args) -> bool:
     "Whether trainer arguments `args` ask for evaluations during the training."
     return getattr(args.eval_strategy, "value", args.eval_strategy) not in ("no", None)
