@@ -1070,6 +1070,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'r1nb.problems.data_file': ('problems.html#data_file', 'r1nb/problems.py'),
                                'r1nb.problems.digest': ('problems.html#digest', 'r1nb/problems.py'),
                                'r1nb.problems.earlier_turns': ('problems.html#earlier_turns', 'r1nb/problems.py'),
+                               'r1nb.problems.example_turns': ('problems.html#example_turns', 'r1nb/problems.py'),
                                'r1nb.problems.extra_columns': ('problems.html#extra_columns', 'r1nb/problems.py'),
                                'r1nb.problems.fill_template': ('problems.html#fill_template', 'r1nb/problems.py'),
                                'r1nb.problems.final_answer': ('problems.html#final_answer', 'r1nb/problems.py'),

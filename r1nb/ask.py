@@ -22,7 +22,14 @@ from pathlib import Path
 
 from .answers import extract_answer, verify_answers
 from .models import BUNDLED, ModelChoice, resolve_model
-from .problems import R1_SYSTEM_PROMPT, is_local, iter_rows, read_messages, to_messages
+from r1nb.problems import (
+    R1_SYSTEM_PROMPT,
+    example_turns,
+    is_local,
+    iter_rows,
+    read_messages,
+    to_messages,
+)
 from .recipes import build, merge
 from .runs import Run, find_run
 from r1nb.sampling import (
@@ -281,6 +288,8 @@ class Asked:
             self.model, self.system_prompt = find_model(name)
         if cfg.system_prompt is not None:
             self.system_prompt = cfg.system_prompt or None
+        recipe = run.manifest.get("config") or {} if run else {}
+        self.examples = example_turns(recipe.get("examples") or [])
 
     @cached_property
     def sampler(self):
@@ -309,7 +318,8 @@ class Asked:
 
         `turn`: the number of the question; the same question again gets another completion."""
         begin, seed = time.monotonic(), self.cfg.seed + turn
-        sampled = self._sample(to_messages(problem, self.system_prompt), seed, say)
+        messages = to_messages(problem, self.system_prompt, self.examples)
+        sampled = self._sample(messages, seed, say)
         completions = [replace(c, text=restore_think(c.text, self.opened)) for c in sampled]
         verdicts = [None] * len(completions)
         if self.cfg.answer is not None:

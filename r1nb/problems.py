@@ -7,7 +7,8 @@ __all__ = ['COLUMNS', 'SPLITS', 'MAX_DEPTH', 'ROLES', 'ALIASES', 'R1_SYSTEM_PROM
            'replace_lone_surrogates', 'iter_jsonl', 'parquet_batches', 'iter_parquet', 'data_file', 'iter_rows',
            'read_rows', 'is_local', 'short_name', 'is_missing', 'message_text', 'read_messages', 'conversation_id',
            'earlier_turns', 'final_answer', 'split_question', 'to_problem', 'SourceConfig', 'ProblemsConfig',
-           'extra_columns', 'gym_rows', 'source_rows', 'with_examples', 'load_problems', 'to_messages', 'fill_template']
+           'extra_columns', 'gym_rows', 'source_rows', 'example_turns', 'with_examples', 'load_problems', 'to_messages',
+           'fill_template']
 
 # %% ../nbs/12_problems.ipynb #7884a5e8
 import hashlib
@@ -615,17 +616,20 @@ def source_rows(cfg: ProblemsConfig):
         ) from None
 
 # %% ../nbs/12_problems.ipynb #f2c04b8d
+def example_turns(examples: list[list[str]]) -> list[dict]:
+    "The chat messages of the solved `examples`, pairs of problem and solution."
+    return [
+        {"role": role, "content": text}
+        for pair in examples
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
 def with_examples(row: dict, examples: list[list[str]]) -> dict:
     "`row`, as `to_problem` returns it, with the solved `examples` as its first turns."
     if not examples:
         return row
-    roles = ("user", "assistant")
-    turns = [
-        {"role": role, "content": text}
-        for pair in examples
-        for role, text in zip(roles, pair, strict=True)
-    ]
-    turns += earlier_turns(row["verification"])
+    turns = [*example_turns(examples), *earlier_turns(row["verification"])]
     return {**row, "verification": _verification(row, {}, turns)}
 
 # %% ../nbs/12_problems.ipynb #f628bc45
