@@ -5,7 +5,6 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRAS ?= dev,lab
 SEED ?= 0
-RECIPE ?= scripts/recipes/quickstart.yaml
 
 # Values from the command line or the environment are text: not expanded here, and handed to
 # recipes through the environment only ("$$MODEL").
@@ -16,7 +15,7 @@ export $(VALUES)
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready quickstart evaluate test lab export docs docs-serve clean
+.PHONY: help setup ready quickstart zero evaluate test lab export docs docs-serve clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +28,9 @@ ready:
 
 quickstart:  ## the whole pipeline on a real 135M model, on a CPU: report in runs/quickstart
 	@bash scripts/targets.sh quickstart
+
+zero:  ## R1-Zero on the same model: GRPO without any fine-tuning before it; report in runs/zero
+	@bash scripts/targets.sh zero
 
 evaluate:  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8]: a model's scores
 	@bash scripts/targets.sh evaluate

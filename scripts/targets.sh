@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# What `make quickstart`, `make evaluate` and `make lab` do:
-# bash scripts/targets.sh quickstart|evaluate|lab
+# What `make quickstart`, `make zero`, `make evaluate` and `make lab` do:
+# bash scripts/targets.sh quickstart|zero|evaluate|lab
 # The values (MODEL, TASK, ARGS, ...) come through the environment and stay values: none is ever
 # part of a program.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 : "${MODEL:=}" "${TASK:=}" "${PARALLEL:=}" "${NUM_GPUS:=}" "${ARGS:=}" "${SEED:=0}"
-: "${RECIPE:=scripts/recipes/quickstart.yaml}"
 : "${VENV:=.venv}" "${EXTRAS:=dev,lab}" "${PYTHON:=$(command -v python3.11 || command -v python3)}"
 export VENV EXTRAS PYTHON
 
@@ -34,11 +33,13 @@ folder_of() {
 }
 
 case ${1:-} in
-  quickstart)
+  quickstart | zero)
     case $SEED in *[!0-9]*) refuse "SEED: '$SEED' is not a whole number" ;; esac
+    recipe=scripts/recipes/quickstart.yaml
+    if [ "$1" = zero ]; then recipe=scripts/recipes/r1-zero/laptop.yaml; fi
     set_up
-    if [ "${SEED:-0}" != 0 ]; then more=(--seed "$SEED" --name "quickstart-seed$SEED"); fi
-    run r1nb pipeline "$RECIPE" ${more[@]+"${more[@]}"}
+    if [ "${SEED:-0}" != 0 ]; then more=(--seed "$SEED" --name "$1-seed$SEED"); fi
+    run r1nb pipeline "${RECIPE:-$recipe}" ${more[@]+"${more[@]}"}
     ;;
   evaluate)
     if [ -z "$MODEL" ] || [ -z "${TASK//[[:space:]]/}" ]; then

@@ -27,6 +27,8 @@ GRPO = [p for p in TRAINING if p.parent.name == "grpo"]
 MODELS = {
     "Qwen/Qwen2.5-1.5B-Instruct": ("qwen2", 32768),
     "Qwen/Qwen2.5-7B-Instruct": ("qwen2", 32768),
+    "Qwen/Qwen2.5-1.5B": ("qwen2", 131072),
+    "Qwen/Qwen2.5-7B": ("qwen2", 131072),
     "Qwen/Qwen2.5-Coder-7B-Instruct": ("qwen2", 32768),
     "Qwen/Qwen2.5-Coder-32B-Instruct": ("qwen2", 32768),
     "Qwen/Qwen2.5-Math-1.5B": ("qwen2", 4096),
@@ -101,7 +103,7 @@ def test_recipes_have_run_folders_of_their_own(tmp_path):
 def test_recipes_are_found():
     assert len(TRAINING) > 15 and len(FILTERING) == 3
     others = {p for p in FOLDER.rglob("*.yaml")} - {*TRAINING, *FILTERING}
-    assert [p.name for p in others] == ["quickstart.yaml"]
+    assert {named(p) for p in others} == {"quickstart", "r1-zero/laptop"}
 
 
 @pytest.mark.parametrize("path", [*TRAINING, *FILTERING], ids=named)

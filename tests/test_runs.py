@@ -737,6 +737,13 @@ def test_make_quickstart_passes_text_on_and_runs_none(value, stubbed, tmp_path):
     assert not (tmp_path / "f").exists()
 
 
+def test_make_zero_is_the_recipe_of_r1_zero(stubbed):
+    recipe = ["pipeline", "scripts/recipes/r1-zero/laptop.yaml"]
+    assert stubbed("zero")[1] == recipe
+    assert stubbed("zero", "SEED=2")[1] == [*recipe, "--seed", "2", "--name", "zero-seed2"]
+    assert stubbed("quickstart")[1] == ["pipeline", "scripts/recipes/quickstart.yaml"]
+
+
 @pytest.mark.parametrize("value", NASTY)
 def test_batch_scripts_hold_text_and_run_none(value, tmp_path):
     from r1nb.jobs import Job
