@@ -306,6 +306,13 @@ class GRPOConfig(SelectionOptions, TrainingDefaults, RewardOptions, TRLGRPOConfi
     max_prompt_length: int | None = field(
         default=None, metadata={"help": "Problems with a longer prompt (tokens) are left out"}
     )
+    num_completions_to_print: int | None = field(
+        default=0,
+        metadata={
+            "help": "How many completions log_completions prints at each step; the files of "
+            "checkpoints/completions have all of them"
+        },
+    )
 
 
 CLASSES = (TaskProblems, ModelChoice, GRPOConfig)

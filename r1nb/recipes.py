@@ -342,17 +342,16 @@ _WHOLE_NUMBERS = _ranges(
             ddp_bucket_cap_mb ddp_timeout eval_accumulation_steps generation_batch_size
             gradient_accumulation_steps lora_alpha lora_r max_completion_length max_length
             max_model_length max_new_tokens max_prompt_length max_tokens
-            max_tool_calling_iterations min_tokens num_completions_to_print num_eval_problems
-            num_generations num_generations_eval num_iterations num_problems num_traces
-            pad_to_multiple_of
+            max_tool_calling_iterations min_tokens num_eval_problems num_generations
+            num_generations_eval num_iterations num_problems num_traces pad_to_multiple_of
             parallel_code_exec_per_proc per_device_eval_batch_size per_device_train_batch_size
             ref_model_sync_steps sequence_parallel_size steps_per_generation tensor_parallel_size
             torch_empty_cache_steps traces_per_problem vllm_max_model_length
             vllm_tensor_parallel_size""",
         AMOUNT: """
-            dataloader_num_workers eval_delay eval_steps logging_steps probe
-            resample_rounds rest_hopeless rest_solved retries rows save_steps save_total_limit
-            top_k warmup_steps""",
+            dataloader_num_workers eval_delay eval_steps logging_steps num_completions_to_print
+            probe resample_rounds rest_hopeless rest_solved retries rows save_steps
+            save_total_limit top_k warmup_steps""",
         SEED: "data_seed dataset_seed seed",
         PORT: "vllm_group_port vllm_server_port",
         Range(1, 64): "ngram_size",
