@@ -2,8 +2,8 @@
 
     python scripts/docs/zero.py runs/zero runs/zero-seed1 runs/zero-seed2
 
-For each run: the metrics of each step, scores on held-out problems with intervals, sampled at
-temperature 1 and greedily, completions at some steps, and what it ran on.
+For each run: the metrics of each step, and scores on held-out problems with intervals, sampled at
+temperature 1 and greedily. Of the last run: completions at some steps.
 """
 
 import json
@@ -34,9 +34,7 @@ def of_run(folder: Path) -> dict:
     "What is shown of the pipeline run in `folder`."
     grpo, sampled = Run(folder / "grpo"), load_results(folder / "evaluate")
     lines = [line for line in grpo.metrics if "reward" in line]
-    last = lines[-1]["step"]
     (difference,) = sampled["differences"]
-    shown = completions_at(grpo, [1, 10, last])
     return {
         "name": folder.name,
         "minutes": round(Run(folder).manifest["seconds"] / 60, 1),
@@ -46,13 +44,15 @@ def of_run(folder: Path) -> dict:
         "sampled": rounded(sampled["models"]),
         "difference": rounded(difference),
         "greedy": rounded(load_results(folder / "greedy")["models"]),
-        "completions": [{k: row[k] for k in ("step", "problem", "completion")} for row in shown],
     }
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    runs = [of_run(Path(folder)) for folder in sys.argv[1:]]
-    text = json.dumps(runs, indent=1, ensure_ascii=False)
+    folders = [Path(folder) for folder in sys.argv[1:]]
+    shown = completions_at(folders[-1] / "grpo", [1, 5, 10, -1], count=3)
+    shown = [{k: row[k] for k in ("step", "problem", "completion")} for row in shown]
+    content = {"runs": [of_run(folder) for folder in folders], "completions": shown}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     Path(__file__).with_name("zero.json").write_text(text + "\n", encoding="utf-8")
