@@ -10,7 +10,7 @@ __all__ = ['JOB', 'RANKS', 'SLURM', 'COMMANDS', 'EVALUATION', 'WORDS', 'PARAMETE
            'parameter_value', 'start_notebook', 'seconds_left', 'run_row', 'run_rows', 'show_runs', 'show_run',
            'show_log', 'text', 'ask_models', 'cancel_run', 'push_model', 'grade_file', 'run_lighteval',
            'run_distilabel', 'number', 'planned_machine', 'show_plan', 'Check', 'check_row', 'show_checks',
-           'all_commands', 'make_parser', 'write_keys', 'stage_keys', 'candidates', 'main']
+           'all_commands', 'write_keys', 'stage_keys', 'candidates', 'make_parser', 'main']
 
 # %% ../nbs/73_cli.ipynb #44307934
 import argparse
@@ -1114,27 +1114,6 @@ def all_commands() -> dict[str, Command]:
         raise InputError(f"stages: '{taken[0]}' is a command of r1nb; choose another name")
     return {**stages, **COMMANDS}
 
-# %% ../nbs/73_cli.ipynb #ea25fa2d
-def make_parser() -> argparse.ArgumentParser:
-    "The parser of `r1nb`."
-    parser = argparse.ArgumentParser(
-        prog="r1nb",
-        description="A notebook-first, open reproduction of the DeepSeek-R1 pipeline.",
-        allow_abbrev=False,
-    )
-    add_options(parser, {"--version": switch("print the version")})
-    shells = {"choices": list(COMPLETION), "help": 'for eval "$(r1nb --completion bash)"'}
-    add_options(parser, {"--completion": shells})
-    parsers = parser.add_subparsers(dest="command", metavar="command")
-    for name, c in all_commands().items():
-        p = parsers.add_parser(name, help=c.help, description=c.description, allow_abbrev=False)
-        add_options(p, c.options)
-        if c.starts_jobs:
-            add_options(p, RANKS)
-            text = "submit instead of running here; settings.ini decides what is left out"
-            add_options(p.add_argument_group("Slurm", text), SLURM)
-    return parser
-
 # %% ../nbs/73_cli.ipynb #593e7538
 _BASH = """\
 _r1nb() {
@@ -1196,6 +1175,27 @@ def candidates(words: list[str]) -> list[str]:
     elif typed[0] in OF_RUNS or {*typed[-2:]} & {*RUN_KEYS}:
         found = [short_path(run.path) for run in list_runs()]
     return [word for word in dict.fromkeys(found) if word.startswith(last)]
+
+# %% ../nbs/73_cli.ipynb #ea25fa2d
+def make_parser() -> argparse.ArgumentParser:
+    "The parser of `r1nb`."
+    parser = argparse.ArgumentParser(
+        prog="r1nb",
+        description="A notebook-first, open reproduction of the DeepSeek-R1 pipeline.",
+        allow_abbrev=False,
+    )
+    add_options(parser, {"--version": switch("print the version")})
+    shells = {"choices": list(COMPLETION), "help": 'for eval "$(r1nb --completion bash)"'}
+    add_options(parser, {"--completion": shells})
+    parsers = parser.add_subparsers(dest="command", metavar="command")
+    for name, c in all_commands().items():
+        p = parsers.add_parser(name, help=c.help, description=c.description, allow_abbrev=False)
+        add_options(p, c.options)
+        if c.starts_jobs:
+            add_options(p, RANKS)
+            text = "submit instead of running here; settings.ini decides what is left out"
+            add_options(p.add_argument_group("Slurm", text), SLURM)
+    return parser
 
 # %% ../nbs/73_cli.ipynb #3e3a8df9
 def _dispatch(arguments: list[str]) -> int:

@@ -320,8 +320,8 @@ def test_two_steps(path, models, tmp_path, monkeypatch):
     module = {"sft": sft, "grpo": grpo}[stage]
     seen, train = [], module.train
 
-    def watched(run, trainer, tokenizer):
-        summary = train(run, trainer, tokenizer)
+    def watched(run, trainer, *others):
+        summary = train(run, trainer, *others)
         seen.append(trainer)
         return summary
 
