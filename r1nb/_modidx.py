@@ -1874,4 +1874,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'r1nb.trainer.use_one_gpu': ('trainer.html#use_one_gpu', 'r1nb/trainer.py'),
                               'r1nb.trainer.watched': ('trainer.html#watched', 'r1nb/trainer.py'),
                               'r1nb.trainer.weights': ('trainer.html#weights', 'r1nb/trainer.py'),
-                              'r1nb.trainer.with_types': ('trainer.html#with_types', 'r1nb/trainer.py')}}}
+                              'r1nb.trainer.with_types': ('trainer.html#with_types', 'r1nb/trainer.py')},
+            'r1nb.zero': {'r1nb.zero.completions_at': ('zero.html#completions_at', 'r1nb/zero.py')}}}
