@@ -10,8 +10,8 @@ __all__ = ['WINDOW', 'JUDGES', 'VERDICTS', 'FALL', 'SIGNS', 'EQUAL', 'LOW', 'HIG
            'diagnose', 'equal_groups', 'too_hard', 'solved', 'no_spread', 'length_collapse', 'length_limit',
            'format_rewards', 'opened_by_template', 'format_unpaid', 'format_alone', 'entropy_gone', 'collapse', 'far',
            'no_progress', 'kl_without_signal', 'tiny_differences', 'second_half', 'hacking', 'one_answer', 'mismatch',
-           'total_rewards', 'group_numbers', 'Samples', 'shortened', 'top_completions', 'open_signs', 'read_diagnosis',
-           'described', 'Diagnosis']
+           'total_rewards', 'group_numbers', 'Samples', 'shortened', 'top_completions', 'appeared', 'described',
+           'open_signs', 'read_diagnosis', 'Diagnosis']
 
 # %% ../nbs/44_diagnose.ipynb #649d69d4
 import math
@@ -324,8 +324,7 @@ def opened_by_template(course: Course):
     unless=("template opens <think>", "length limit"),
     show=True,
     remedy="show the format in the system_prompt or in solved examples (examples); SFT on a few "
-    "hundred traces of that format first; tag_count, which pays for single tags; another "
-    "format_form",
+    "hundred traces of that format first; tag_count, which pays single tags; another format_form",
 )
 def format_unpaid(course: Course):
     for name, mean in format_rewards(course).items():
@@ -333,7 +332,7 @@ def format_unpaid(course: Course):
             return (f"{name} is {mean:.2f}: no completion has the form, so none is reinforced",
                     {"format": mean})  # fmt: skip
 
-# %% ../nbs/44_diagnose.ipynb #5b0d7e31
+# %% ../nbs/44_diagnose.ipynb #8f45ef41
 ALWAYS = 0.9  # mean of a format reward
 LOST = 0.5  # of the best score
 
@@ -684,6 +683,20 @@ FILE = "diagnosis.jsonl"
 GONE = 4  # logs in a row without a sign
 
 
+def appeared(symptom: Symptom, logs: dict, weights: list[float] | None) -> dict:
+    "The event of a new sign, with completions from TRL's `logs` if they are the point."
+    best = {"completions": top_completions(logs, weights)} if SIGNS[symptom.sign].show else {}
+    return {"event": "appeared", **asdict(symptom), **best}
+
+
+def described(event: dict) -> str:
+    "A line for a terminal about `event`."
+    where = f"r1nb: step {event['step']}: {event['sign']}"
+    if event["event"] == "gone":
+        return f"{where}: no longer"
+    return f"{where}: {event['sentence']}. To do: {event['remedy']}"
+
+
 def open_signs(events: list[dict]) -> list[str]:
     "The signs whose last event in `events` is that they appeared."
     last = {event["sign"]: event["event"] for event in events}
@@ -705,14 +718,6 @@ def read_diagnosis(run: Run) -> list[dict]:
         elif name in current:
             current.pop(name)["until"] = event["step"]
     return found
-
-# %% ../nbs/44_diagnose.ipynb #c2e97a46
-def described(event: dict) -> str:
-    "A line for a terminal about `event`."
-    where = f"r1nb: step {event['step']}: {event['sign']}"
-    if event["event"] == "gone":
-        return f"{where}: no longer"
-    return f"{where}: {event['sentence']}. To do: {event['remedy']}"
 
 # %% ../nbs/44_diagnose.ipynb #3be0c08a
 class Diagnosis(TrainerCallback):
@@ -749,13 +754,8 @@ class Diagnosis(TrainerCallback):
 
     def look(self, args, state):
         found = {symptom.sign: symptom for symptom in diagnose(state.log_history, args)}
-        events = []
-        for name, symptom in found.items():
-            if name not in self.missed:
-                events.append({"event": "appeared", **asdict(symptom)})
-                if SIGNS[name].show:
-                    best = top_completions(self.trainer._logs, args.reward_weights)
-                    events[-1]["completions"] = best
+        new = [symptom for name, symptom in found.items() if name not in self.missed]
+        events = [appeared(s, self.trainer._logs, args.reward_weights) for s in new]
         self.missed = {n: 0 if n in found else self.missed[n] + 1 for n in {**self.missed, **found}}
         for name in [n for n, misses in self.missed.items() if misses >= GONE]:
             del self.missed[name]
