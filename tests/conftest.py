@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,8 @@ import yaml
 for key in [k for k in os.environ if k.startswith("R1NB_") and k != "R1NB_BENCHMARKS"]:
     del os.environ[key]  # the tests must not depend on the settings of the user who runs them
 os.environ["HF_HUB_OFFLINE"] = "1"
+TRACKIO = tempfile.TemporaryDirectory()
+os.environ["TRACKIO_DIR"] = TRACKIO.name  # read when trackio is imported, which TRL does
 
 ROOT = Path(__file__).parent.parent
 R1NB = Path(sys.executable).with_name("r1nb")

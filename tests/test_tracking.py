@@ -1,9 +1,7 @@
 "A training that is stopped and resumed is one run, with one curve, in each tracker."
 
 import json
-import os
 import struct
-import tempfile
 
 import pytest
 from conftest import TASK, TRAINING
@@ -15,8 +13,6 @@ from r1nb.runs import Preempted, open_run
 from r1nb.settings import settings
 from r1nb.tracking import run_id
 
-FOLDER = tempfile.TemporaryDirectory()
-os.environ["TRACKIO_DIR"] = FOLDER.name  # read when trackio is imported
 pytest.importorskip("trackio", reason="needs trackio (extra tracking)")
 wandb = pytest.importorskip("wandb", reason="needs wandb (extra tracking)")
 pytest.importorskip("tensorboard", reason="needs tensorboard (extra tracking)")
