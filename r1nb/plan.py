@@ -423,7 +423,9 @@ _QWEN25_1B = ("qwen2", 1536, 8960, 28, 12, 2, 151_936, True)
 _QWEN25_7B = ("qwen2", 3584, 18_944, 28, 28, 4, 152_064, False)
 _QWEN25_32B = ("qwen2", 5120, 27_648, 64, 40, 8, 152_064, False)
 KNOWN = {  # Hub id -> context and shape
+    "Qwen/Qwen2.5-1.5B": (131_072, _QWEN25_1B),
     "Qwen/Qwen2.5-1.5B-Instruct": (32_768, _QWEN25_1B),
+    "Qwen/Qwen2.5-7B": (131_072, _QWEN25_7B),
     "Qwen/Qwen2.5-7B-Instruct": (32_768, _QWEN25_7B),
     "Qwen/Qwen2.5-Coder-7B-Instruct": (32_768, _QWEN25_7B),
     "Qwen/Qwen2.5-Coder-32B-Instruct": (32_768, _QWEN25_32B),
