@@ -10,7 +10,7 @@ __all__ = ['WINDOW', 'JUDGES', 'VERDICTS', 'FALL', 'SIGNS', 'EQUAL', 'LOW', 'HIG
            'diagnose', 'equal_groups', 'too_hard', 'solved', 'no_spread', 'length_collapse', 'length_limit',
            'format_rewards', 'opened_by_template', 'format_unpaid', 'format_alone', 'entropy_gone', 'collapse', 'far',
            'no_progress', 'kl_without_signal', 'tiny_differences', 'second_half', 'hacking', 'one_answer', 'mismatch',
-           'total_rewards', 'group_numbers', 'Samples', 'shortened', 'top_completions', 'appeared', 'described',
+           'logged_totals', 'group_numbers', 'Samples', 'shortened', 'top_completions', 'appeared', 'described',
            'open_signs', 'read_diagnosis', 'Diagnosis']
 
 # %% ../nbs/44_diagnose.ipynb #649d69d4
@@ -91,10 +91,13 @@ class Course:
 
     def value(self, row: dict, key: str) -> float:
         "The number `key` of `row`, `score` and `equal` included; NaN if it was not logged."
-        if key == "equal":
-            return number(row.get("groups/equal", row.get("frac_reward_zero_std")))
+        if key == "equal":  # with dynamic sampling: before groups were replaced
+            names = ("groups/zero_std_before", "groups/equal", "frac_reward_zero_std")
+            return next((number(row[name]) for name in names if name in row), math.nan)
+        if key == "reward":
+            return number(row.get("groups/reward_before", row.get("reward")))
         if key == "score" and not self.verdict:
-            return number(row.get("reward")) / self.most
+            return self.value(row, "reward") / self.most
         return number(row.get(self.verdict if key == "score" else key))
 
     def series(self, key: str, rows: list[dict] | None = None) -> np.ndarray:
@@ -191,7 +194,7 @@ def diagnose(metrics: list[dict], args) -> list[Symptom]:
     return symptoms
 
 # %% ../nbs/44_diagnose.ipynb #0a894db7
-EQUAL = 0.8  # of the groups: a step then costs five times what it teaches
+EQUAL = 0.8  # of the groups: only a fifth of the samples then has a gradient
 LOW, HIGH = 0.05, 0.95  # the score below and above which groups of eight are mostly equal
 
 
@@ -212,7 +215,7 @@ def equal_groups(course: Course, low: float, high: float) -> dict | None:
 def too_hard(course: Course):
     if found := equal_groups(course, -math.inf, LOW):
         return (
-            f"{found['equal']:.0%} of the groups earn the same reward throughout, at a score of "
+            f"in {found['equal']:.0%} of the groups all completions get the same reward; score "
             f"{found['score']:.2f}: the policy solves nothing, so nothing can be reinforced",
             found,
         )
@@ -227,7 +230,7 @@ def too_hard(course: Course):
 def solved(course: Course):
     if found := equal_groups(course, HIGH, math.inf):
         return (
-            f"{found['equal']:.0%} of the groups earn the same reward throughout, at a score of "
+            f"in {found['equal']:.0%} of the groups all completions get the same reward; score "
             f"{found['score']:.2f}: everything is solved, and there is nothing left to learn",
             found,
         )
@@ -238,12 +241,13 @@ def solved(course: Course):
     curve="frac_reward_zero_std",
     unless=("entropy gone", "collapse"),
     remedy="a higher temperature or num_generations; problems with a pass rate between 0.1 and 0.9 "
-    "(scripts/pass_rate.py); check on a few completions that the reward tells them apart",
+    "(scripts/pass_rate.py); resample_rounds: 1 to 3; check on a few completions that the reward "
+    "tells them apart",
 )
 def no_spread(course: Course):
     if found := equal_groups(course, math.nextafter(LOW, 1), math.nextafter(HIGH, 0)):
         return (
-            f"{found['equal']:.0%} of the groups earn the same reward throughout, at a score of "
+            f"in {found['equal']:.0%} of the groups all completions get the same reward; score "
             f"{found['score']:.2f}: each problem is all right or all wrong",
             found,
         )
@@ -435,8 +439,8 @@ SEEN = (1.96 + 0.84) / 1.96  # margins of a rise that is seen in four runs of fi
     curve="reward",
     unless=("too hard", "solved", "no spread", "collapse", "format alone", "entropy gone"),
     remedy="if such a rise is less than you hope for: a higher learning_rate (3 times), problems "
-    "with a pass rate between 0.1 and 0.9, more steps; if it is more: more completions a step "
-    "(gradient_accumulation_steps, num_generations), so that a rise can be seen at all",
+    "with a pass rate between 0.1 and 0.9, more steps; if it is more: more problems a step "
+    "(gradient_accumulation_steps), so that a rise can be seen at all",
 )
 def no_progress(course: Course):
     found = trend(course.series("reward"))
@@ -451,8 +455,8 @@ def no_progress(course: Course):
     )
 
 # %% ../nbs/44_diagnose.ipynb #c872d556
-PULL = 0.5  # of the groups equal: the KL term is then half of the gradients or more
-AMPLIFIED = 200.0  # advantage per reward: a difference of 0.005 counts as much as a right answer
+PULL = 0.5  # of the groups equal: these have no gradient but that of the KL term
+AMPLIFIED = 200.0  # advantage per reward; right against wrong: 2 to 3 in groups of eight
 
 
 @sign(
@@ -481,7 +485,7 @@ def tiny_differences(course: Course):
     if (ratios >= AMPLIFIED).mean() >= 0.5:
         return (
             f"differences in reward are multiplied by up to {np.nanmax(ratios):.0f}: a group's "
-            f"difference of {1 / np.nanmax(ratios):.1g} weighs as much as a right answer",
+            f"difference of {2 / np.nanmax(ratios):.1g} weighs about as much as a right answer",
             {"amplification": np.nanmax(ratios)},
         )
 
@@ -566,8 +570,8 @@ def mismatch(course: Course):
         )
 
 # %% ../nbs/44_diagnose.ipynb #1f701282
-def total_rewards(logs: dict, weights: list[float] | None) -> np.ndarray:
-    "The weighted sum of rewards of each completion in TRL's `logs`; NaN if none gave a value."
+def logged_totals(logs: dict, weights: list[float] | None) -> np.ndarray:
+    "The weighted sum of the rewards of each completion in TRL's `logs`; NaN if none gave one."
     table = np.array([[number(v) for v in values] for values in logs["rewards"].values()])
     if not table.size:
         return np.zeros(0)
@@ -634,7 +638,7 @@ class Samples:
         if not completions or completions[-1] is self.newest:
             return {}
         self.newest = completions[-1]
-        rewards = total_rewards(logs, self.args.reward_weights)
+        rewards = logged_totals(logs, self.args.reward_weights)
         found = group_numbers(rewards, logs["advantages"], self.args.num_generations)
         prompts = list(logs["prompt"])[:TEXTS]
         texts = completion_texts(completions[:TEXTS], prompts)
@@ -662,7 +666,7 @@ def shortened(text: str) -> str:
 
 def top_completions(logs: dict, weights: list[float] | None = None) -> list[dict]:
     "The `TOP` different completions of TRL's `logs` with the highest reward."
-    rewards = np.nan_to_num(total_rewards(logs, weights), nan=-np.inf)
+    rewards = np.nan_to_num(logged_totals(logs, weights), nan=-np.inf)
     completions, prompts = list(logs["completion"]), list(logs["prompt"])
     if len(rewards) != len(completions):
         return []
