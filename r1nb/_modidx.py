@@ -849,6 +849,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'r1nb.lab.refuse_busy': ('lab.html#refuse_busy', 'r1nb/lab.py'),
                           'r1nb.lab.root_of': ('lab.html#root_of', 'r1nb/lab.py'),
                           'r1nb.lab.run_job': ('lab.html#run_job', 'r1nb/lab.py'),
+                          'r1nb.lab.signs_of': ('lab.html#signs_of', 'r1nb/lab.py'),
                           'r1nb.lab.start_detached': ('lab.html#start_detached', 'r1nb/lab.py'),
                           'r1nb.lab.status_line': ('lab.html#status_line', 'r1nb/lab.py'),
                           'r1nb.lab.submit': ('lab.html#submit', 'r1nb/lab.py'),

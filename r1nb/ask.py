@@ -201,6 +201,8 @@ def read_events(lines: Iterator[str], say) -> Completion:
         if not line.startswith("data:") or data == "[DONE]":
             continue
         event = json.loads(data)
+        if not isinstance(event, dict) or "error" in event:
+            raise ValueError(f"the server's stream ended with {data[:200]}")
         usage = (event.get("usage") or {}).get("completion_tokens", usage)
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}

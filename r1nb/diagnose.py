@@ -85,7 +85,9 @@ class Course:
         logged = self.steps[-1] if self.steps else {}
         means = [k for k in logged if k.startswith("rewards/") and k.endswith("/mean")]
         self.rewards = {key.split("/")[1]: key for key in means}
-        self.verdict = next((key for key in VERDICTS if key in logged), None)
+        # With dynamic sampling those of the reward functions are means of a chosen batch.
+        verdicts = VERDICTS if "groups/reward_before" not in logged else ()
+        self.verdict = next((key for key in verdicts if key in logged), None)
         weights = args.reward_weights or [1.0] * max(1, len(means))
         self.most = sum(map(abs, weights)) or 1.0
 
@@ -615,7 +617,7 @@ class Samples:
         self.args, self.prefill = args, prefill
         counted = Counter(str(a) for a in references if a not in (None, ""))
         self.common = max(counted.values()) / sum(counted.values()) if counted else None
-        self.answers = deque()  # for each step: its problems, its final answers
+        self.answers = deque(maxlen=2 * PROBLEMS)  # of each step: its problems, its final answers
         self.newest = None
 
     def same_answer(self, prompts: list, given: list) -> dict:

@@ -331,7 +331,7 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     check_push(args)
     check_trackers(args)
     names = [func.__name__ for func in get_reward_funcs(args)]
-    check_best_metric(args, names)
+    check_best_metric(args, names, [task for task in sources(problems) if task])
     if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
         raise InputError(
             f"reward_weights: {len(args.reward_weights)} weights for the "

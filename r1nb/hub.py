@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -410,16 +411,18 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 # %% ../nbs/35_hub.ipynb #4984fc98
-LOG = "pushed.jsonl"  # in a run's folder: what has been pushed
+LOG = "pushed.jsonl"  # in a run's folder: what has been pushed; no url: it was begun
 
 
 def push(run: Run, folder: Path, target: Target, revision: str, into="", ignore=()) -> str:
     "`upload`, noted in `LOG` of `run`. Returns the commit's address."
     name = str(folder.relative_to(run.path))
     message = f"r1nb {run.manifest.get('stage', 'run')} {run.path.name}: {name}"
+    row = {"folder": name, "repo": target.repo, "revision": revision, "into": into}
+    if not any(begun["repo"] == target.repo for begun in read_log(run / LOG)):
+        append_jsonl(run / LOG, [{**row, "url": None}])  # the branch is this run's from now on
     url = upload(folder, target, revision, message, into, ignore)
-    row = {"folder": name, "repo": target.repo, "revision": revision, "into": into, "url": url}
-    append_jsonl(run / LOG, [row])
+    append_jsonl(run / LOG, [{**row, "url": url}])
     return url
 
 
@@ -526,32 +529,26 @@ class Outbox:
 
     def _work(self) -> None:
         while (item := self.waiting.get()) is not None:
-            folder, step = item
             if self.target is not None:
                 later = f"`r1nb push {self.run.path} --checkpoints` pushes it"
                 self._try("push", later, push_checkpoint, self.run, *item, self.target)
             if self.submits:
-                words = evaluation_command(self.run, *item, self.benchmarks)
-                later = f"`r1nb {' '.join(words[:5])} …` evaluates it"
+                later = f"`r1nb evaluate --series {self.run.path}` evaluates it"
                 self._try("evaluation", later, submit_evaluation, self.run, *item, self.benchmarks)
-            self.held.discard(folder)
-            self.waiting.task_done()
-        self.waiting.task_done()
+            self.held.discard(item[0])
 
     def _try(self, what: str, later: str, action, *arguments) -> None:
         try:
             action(*arguments)
         except Exception as e:
-            name = arguments[1].name
-            print(
-                f"r1nb: {what} of {name} failed ({reason(e)}); {later}", file=sys.stderr, flush=True
-            )
+            text = f"r1nb: {what} of {arguments[1].name} failed ({reason(e)}); {later}"
+            with suppress(OSError, ValueError):  # stderr may be closed
+                print(text, file=sys.stderr, flush=True)
 
     def finish(self) -> None:
         "Return when everything is done, and end the thread."
         if self.thread is not None:
             self.waiting.put(None)
-            self.waiting.join()
             self.thread.join()
             self.thread = None
 
@@ -585,7 +582,11 @@ def push_run(run: Run, target: Target, scores: list[dict], checkpoints: dict[int
 
     Those (by step) that are in `LOG` are left out. Returns the addresses of the commits. Raises
     `InputError` if a push fails."""
-    done = {(r["folder"], r["repo"], r["revision"]) for r in read_log(run / LOG) if not r["into"]}
+    done = {
+        (r["folder"], r["repo"], r["revision"])
+        for r in read_log(run / LOG)
+        if r["url"] and not r["into"]
+    }
     write_card(run, target.repo, scores)
     urls = []
     try:

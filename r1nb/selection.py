@@ -8,6 +8,7 @@ __all__ = ['TaskProblems', 'sources', 'load_tasks', 'heldout_problems', 'eval_ro
            'JudgedFirst', 'ProblemChoice', 'ChosenGroups', 'RewardByTask']
 
 # %% ../nbs/44_selection.ipynb #5e1ec709
+import copy
 import json
 import math
 import os
@@ -113,9 +114,14 @@ class HeldOutReward:
 
     def evaluate(self, *args, **options):
         device = self.accelerator.device
+        logs, written = self._logs, self.log_completions
+        self._logs, self.log_completions = copy.deepcopy(logs), False  # those of the training stay
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self.args.seed + self.accelerator.process_index)
-            return super().evaluate(*args, **options)
+            try:
+                return super().evaluate(*args, **options)
+            finally:
+                self._logs, self.log_completions = logs, written
 
 # %% ../nbs/44_selection.ipynb #5e1ec713
 @dataclass
@@ -168,13 +174,14 @@ def selects(args) -> bool:
     return bool(args.resample_rounds or args.rest_solved or args.rest_hopeless)
 
 # %% ../nbs/44_selection.ipynb #5e1ec716
-def check_best_metric(args, reward_names: list[str]) -> None:
+def check_best_metric(args, reward_names: list[str], tasks: list[str] = ()) -> None:
     "Raise `InputError` if `metric_for_best_model` is not what an evaluation of GRPO logs."
     name = args.metric_for_best_model
     if name is None or not evaluates(args):
         return
     valid = ["eval_reward", "eval_loss", "eval_completions/mean_length"]
     valid += [f"eval_rewards/{reward}/mean" for reward in reward_names]
+    valid += [f"eval_reward/{task}" for task in tasks]
     if f"eval_{name.removeprefix('eval_')}" not in valid:
         raise InputError(f"metric_for_best_model: '{name}'; {did_you_mean(name, valid)}")
 

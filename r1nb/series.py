@@ -38,7 +38,8 @@ def series_models(training: Run) -> dict[str, str]:
     config = m.get("config") or {}
     found = {f"step-{step}": str(path) for step, path in weights(training / "checkpoints").items()}
     if (training / "model").is_dir():
-        last = (m.get("summary") or {}).get("steps") or m.get("max_steps") or "last"
+        summary = m.get("summary") or {}
+        last = summary.get("best_step") or summary.get("steps") or m.get("max_steps") or "last"
         found.pop(f"step-{last}", None)
         found[f"step-{last}"] = str(training / "model")
     if not found:
@@ -72,6 +73,11 @@ def series_overrides(training: Run, given: dict, evaluation: Run) -> dict:
         raise InputError(
             f"--series: {training.path} has no problems of its own to evaluate on; give --tasks or "
             "--dataset_name"
+        )
+    if config.get("tasks"):
+        raise InputError(
+            f"--series: {training.path} was trained on several tasks; give --tasks or "
+            "--dataset_name (and --dataset_kwargs)"
         )
     found |= {k: v for k, v in config.items() if k in _TAKEN}
     found["split"] = "heldout"

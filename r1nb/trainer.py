@@ -242,13 +242,16 @@ def check_weights(trainer, step: int) -> None:
 MARKER = "files.json"  # in a checkpoint: its files and their sizes
 
 
-def mark_complete(path: str | Path, marker: str = MARKER) -> None:
-    "Write the `marker` of the checkpoint folder `path`: from now on it counts as complete."
-    path = Path(path)
+def mark_complete(path: str | Path, marker: str = MARKER, without: list[Path] = ()) -> None:
+    """Write the `marker` of the checkpoint folder `path`: from now on it counts as complete.
+
+    It lists all files but those in `without`, paths of files and folders."""
+    path, left_out = Path(path), {*without, path / marker}
     sizes = {
         str(p.relative_to(path)): p.stat().st_size
         for p in sorted(path.rglob("*"))
-        if p.is_file() and p.name not in (marker, "README.md")  # a card may be written later
+        if p.is_file() and not left_out & {p, *p.parents}
+        if p.name != "README.md"  # a card may be written later
     }
     write_text(path / marker, json.dumps(sizes, indent=1))
 
@@ -294,11 +297,14 @@ def weights(folder: str | Path) -> dict[int, Path]:
 
 def drop_state(path: Path) -> None:
     "Leave the weights of the checkpoint folder `path` only: nothing can resume from it any more."
+    found = [p for pattern in STATE for p in path.glob(pattern)]
+    mark_complete(path, WEIGHTS, without=found)  # first: a kill must not lose the weights
     (path / MARKER).unlink()
-    for pattern in STATE:
-        for found in path.glob(pattern):
-            shutil.rmtree(found) if found.is_dir() else found.unlink()
-    mark_complete(path, WEIGHTS)
+    for p in found:
+        if p.is_dir():
+            shutil.rmtree(p)
+        else:
+            p.unlink(missing_ok=True)
 
 # %% ../nbs/40_trainer.ipynb #56cab1bf
 class Checkpoints(TrainerCallback):
