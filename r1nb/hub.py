@@ -419,7 +419,8 @@ def push(run: Run, folder: Path, target: Target, revision: str, into="", ignore=
     name = str(folder.relative_to(run.path))
     message = f"r1nb {run.manifest.get('stage', 'run')} {run.path.name}: {name}"
     row = {"folder": name, "repo": target.repo, "revision": revision, "into": into}
-    if not any(begun["repo"] == target.repo for begun in read_log(run / LOG)):
+    known = any(begun["repo"] == target.repo for begun in read_log(run / LOG))
+    if revision != "main" and not known:
         append_jsonl(run / LOG, [{**row, "url": None}])  # the branch is this run's from now on
     url = upload(folder, target, revision, message, into, ignore)
     append_jsonl(run / LOG, [{**row, "url": url}])
