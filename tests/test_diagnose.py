@@ -107,7 +107,7 @@ def test_solved(trained):
     run, err = trained(always, beta=0.04)
     assert {"solved", "KL without signal"} <= found(run).keys()
     assert found(run)["solved"]["since"] == WINDOW
-    assert f"step {WINDOW}: solved: 100% of the groups" in err
+    assert f"step {WINDOW}: solved: in 100% of the groups" in err
     assert f"To do: {SIGNS['solved'].remedy}" in err
     row = next(row for row in run.metrics if row["step"] == 3)
     assert row["groups/equal"] == 1.0 and "reward" in row  # in the line of TRL's own metrics
