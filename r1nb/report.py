@@ -14,7 +14,6 @@ import re
 from functools import cache
 from pathlib import Path
 
-from .diagnose import SIGNS, read_diagnosis
 from .runs import Run, write_text
 from .settings import InputError
 from .terminal import cleaned
@@ -112,6 +111,10 @@ def _curve(ax, steps, values, smooth: int):
 # %% ../nbs/70_report.ipynb #59fa8f50
 def _mark(ax, key: str, keys: list[str], signs: list[dict]):
     "Draw a line where a sign appeared: on the curve that shows it, or on the reward's."
+    if not signs:
+        return  # `r1nb.diagnose` imports transformers: seconds that a list of runs does not need
+    from r1nb.diagnose import SIGNS
+
     for row in signs:
         curve = SIGNS[row["sign"]].curve if row["sign"] in SIGNS else "reward"
         if key == (curve if curve in keys else "reward"):
@@ -183,6 +186,8 @@ DIAGNOSIS = """
 def diagnosis(run: Run):
     "The signs of the GRPO run `run` as an HTML table, with the completions that were kept."
     from IPython.display import HTML
+
+    from r1nb.diagnose import read_diagnosis
 
     rows = []
     for row in read_diagnosis(run):

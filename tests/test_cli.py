@@ -587,3 +587,9 @@ def test_a_run_is_followed_and_cancelled(tmp_path):
     assert again.code == 2 and "is not running: it is interrupted" in again.err
     missing = r1nb("logs", "one", "--rank", 3, cwd=tmp_path / "cancel", runs=runs)
     assert missing.code == 2 and "no log of rank 3" in missing.err and "rank-0.log" in missing.err
+
+
+def test_a_list_of_runs_needs_no_transformers():
+    "`r1nb runs` answers in less than a second, while importing transformers takes several."
+    code = "import sys, r1nb.cli, r1nb.report; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

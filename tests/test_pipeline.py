@@ -212,7 +212,7 @@ def test_from_reruns_that_stage_and_the_later_ones(pipeline):
 
 # ---- stops and resumes -------------------------------------------------------------------------
 
-STEPS = 90
+STEPS = 60
 
 
 class Training:
