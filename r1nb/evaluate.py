@@ -6,8 +6,8 @@
 __all__ = ['CLASSES', 'ALIASES', 'stage', 'grade', 'compare', 'best_constant', 'reproductions', 'Task', 'leave_out_unreadable',
            'sampled_locally', 'preflight', 'describe_first', 'task_folder', 'whole_model', 'sample_model',
            'opened_thought', 'describe_unknown_thoughts', 'EvaluateConfig', 'load_tasks', 'configure',
-           'compared_models', 'check', 'run_evaluate', 'load_results', 'results_by_task', 'scores_of', 'read_graded',
-           'compare_runs']
+           'compared_models', 'check', 'task_results', 'run_evaluate', 'load_results', 'results_by_task', 'scores_of',
+           'read_graded', 'compare_runs']
 
 # %% ../nbs/50_evaluate.ipynb #6a6a4afb
 import gc
@@ -642,24 +642,31 @@ def _protocol(task: Task) -> dict:
     return {**protocol, "system_prompt": task.system_prompt}
 
 
-def _task_results(run: Run, task: Task, tables: dict, models: dict[str, str]) -> dict:
+def task_results(run: Run, task: str, kind: str, tables: dict, models: dict, about: dict) -> dict:
     """Write the graded samples of `task` to `<label>.parquet`; return its part of `results.json`.
 
-    `tables`: label → graded samples. `models`: label → model."""
+    `kind`: that of the benchmark. `tables`: label → graded samples. `models`: label → model.
+    `about`: what is known without them, with `title`, `notes` and `protocol`."""
     for label, table in tables.items():
-        with atomic_path(task_folder(run, task.name) / f"{label}.parquet") as temporary:
+        with atomic_path(task_folder(run, task) / f"{label}.parquet") as temporary:
             table.to_parquet(temporary, index=False)
     compared = compare(tables)
-    if task.kind == "code":  # a majority of programs means nothing
+    if kind == "code":  # a majority of programs means nothing
         for summary in compared["models"].values():
-            summary.pop(f"maj@{task.sampling.num_generations}")
-    results = {"title": task.title, "notes": task.notes}
-    if task.kind == "math" and (constant := best_constant(task.rows)):
-        results["best_constant"] = constant
+            summary.pop(f"maj@{about['protocol']['num_generations']}")
+    problems = next(iter(tables.values())).drop_duplicates("problem_id").to_dict("records")
+    if kind == "math" and (constant := best_constant(problems)):
+        about = {**about, "best_constant": constant}
+    reproduced = reproductions(task, models, tables, about["notes"])
+    return {**about, **compared, "reported": reproduced}
+
+
+def _about(task: Task) -> dict:
+    "What `results.json` says of `task` besides its scores."
+    about = {"title": task.title, "notes": task.notes, "protocol": _protocol(task)}
     if task.left_out:
-        results["left_out"] = [r["problem_id"] for r in task.left_out]
-    reproduced = reproductions(task.name, models, tables, task.notes)
-    return {**results, "protocol": _protocol(task), **compared, "reported": reproduced}
+        about["left_out"] = [r["problem_id"] for r in task.left_out]
+    return about
 
 # %% ../nbs/50_evaluate.ipynb #0b9a4ee4
 def _run_summary(tasks: list[Task], results: dict) -> dict:
@@ -707,7 +714,7 @@ def run_evaluate(
         tables = {
             label: grade(samples[label][t.name], t.rows, t.kind, opened[label]) for label in models
         }
-        results[t.name] = _task_results(run, t, tables, models)
+        results[t.name] = task_results(run, t.name, t.kind, tables, models, _about(t))
     content = {"tasks": results} if cfg.tasks else results["problems"]
     write_text(run / "results" / "results.json", json.dumps(content, indent=1))
     return _run_summary(tasks, results)

@@ -13,17 +13,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from .benchmarks import find_benchmark
-from r1nb.evaluate import (
-    best_constant,
-    compare,
-    compare_runs,
-    read_graded,
-    reproductions,
-    results_by_task,
-    task_folder,
-)
+from .evaluate import compare_runs, read_graded, results_by_task, task_results
 from .problems import ProblemsConfig
-from .runs import Run, atomic_path, config_difference, open_run, plain, running, write_text
+from .runs import Run, config_difference, open_run, plain, running, write_text
 from .settings import InputError
 from .statistics import holm
 
@@ -184,7 +176,6 @@ def merge_tables(tables: list, seeds: list):
 def merge_task(run: Run, parts: list[Run], task: str) -> dict:
     "Write the merged samples of `parts` on `task` into `run`; return its part of `results.json`."
     results = [results_by_task(part)[task] for part in parts]
-    check_parts(parts, task, results)
     seeds = [r["protocol"].get("seed") for r in results]
     tables = {}
     for label in results[0]["models"]:
@@ -192,23 +183,14 @@ def merge_task(run: Run, parts: list[Run], task: str) -> dict:
             tables[label] = merge_tables([read_graded(p, task, label) for p in parts], seeds)
         except InputError as e:
             raise _refuse(parts, task, str(e)) from None
-        with atomic_path(task_folder(run, task) / f"{label}.parquet") as temporary:
-            tables[label].to_parquet(temporary, index=False)
     notes = list(dict.fromkeys(note for r in results for note in r.get("notes") or []))
     samples = int(next(iter(tables.values())).groupby("problem_id").size().iloc[0])
     protocol = {**results[0]["protocol"], "num_generations": samples, "seed": seeds}
     named = parts[0].manifest["config"]
     models = named.get("models") or {k: named.get("model_name_or_path", k) for k in tables}
-    compared = compare(tables)
-    if task != "problems" and find_benchmark(task).kind == "code":
-        for summary in compared["models"].values():
-            summary.pop(f"maj@{samples}")  # a majority of programs means nothing
-    reported = reproductions(task, models, tables, notes) if task != "problems" else []
-    found = {"title": results[0].get("title") or task, "notes": notes, "protocol": protocol}
-    if "best_constant" in results[0]:
-        problems = next(iter(tables.values())).drop_duplicates("problem_id")
-        found["best_constant"] = best_constant(problems.to_dict("records"))
-    return {**found, **compared, "reported": reported}
+    about = {"title": results[0].get("title") or task, "notes": notes, "protocol": protocol}
+    kind = "math" if task == "problems" else find_benchmark(task).kind
+    return task_results(run, task, kind, tables, models, about)
 
 
 def merge_runs(folder: str | Path, parts: list[Run]) -> Run:
