@@ -9,7 +9,6 @@ __all__ = ['ALIASES', 'system_prompt_of', 'examples_of', 'find_model', 'Parts', 
            'split_words', 'converse', 'ask_main']
 
 # %% ../nbs/70_ask.ipynb #521cd243
-import gc
 import json
 import re
 import sys
@@ -21,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .answers import extract_answer, verify_answers
-from .models import BUNDLED, ModelChoice, resolve_model
+from .models import BUNDLED, ModelChoice, free_memory, resolve_model
 from r1nb.problems import (
     R1_SYSTEM_PROMPT,
     example_turns,
@@ -333,12 +332,8 @@ class Asked:
 
     def free(self):
         "Forget the model, so that another one has room."
-        import torch
-
         self.__dict__.pop("sampler", None)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
 # %% ../nbs/70_ask.ipynb #e74f5bad
 def verdict_text(verdict: bool | None, answer: str | None) -> str:

@@ -1049,7 +1049,7 @@ def _login():
 def _trackers():
     from r1nb.tracking import TRACKERS
 
-    found = [n for n, module in TRACKERS.items() if importlib.util.find_spec(module)]
+    found = [name for name in TRACKERS if importlib.util.find_spec(name)]
     return ", ".join(f"{n} {importlib.metadata.version(n)}" for n in found) or None
 
 # %% ../nbs/73_cli.ipynb #0f90fb4e

@@ -200,10 +200,15 @@ EQUAL = 0.8  # of the groups: only a fifth of the samples then has a gradient
 LOW, HIGH = 0.05, 0.95  # the score below and above which groups of eight are mostly equal
 
 
-def equal_groups(course: Course, low: float, high: float) -> dict | None:
-    "Numbers of the last steps, if most groups are equal and the score is from `low` to `high`."
+def equal_groups(course: Course, low: float, high: float, meaning: str):
+    "The sign that most groups are equal at a score from `low` to `high`, and its `meaning`."
     equal, score = course.last("equal"), course.last("score")
-    return {"equal": equal, "score": score} if equal >= EQUAL and low <= score <= high else None
+    if equal >= EQUAL and low <= score <= high:
+        return (
+            f"in {equal:.0%} of the groups all completions get the same reward; score "
+            f"{score:.2f}: {meaning}",
+            {"equal": equal, "score": score},
+        )
 
 
 @sign(
@@ -215,12 +220,9 @@ def equal_groups(course: Course, low: float, high: float) -> dict | None:
     "num_generations",
 )
 def too_hard(course: Course):
-    if found := equal_groups(course, -math.inf, LOW):
-        return (
-            f"in {found['equal']:.0%} of the groups all completions get the same reward; score "
-            f"{found['score']:.2f}: the policy solves nothing, so nothing can be reinforced",
-            found,
-        )
+    return equal_groups(
+        course, -math.inf, LOW, "the policy solves nothing, so nothing can be reinforced"
+    )
 
 
 @sign(
@@ -230,12 +232,9 @@ def too_hard(course: Course):
     "here and evaluate",
 )
 def solved(course: Course):
-    if found := equal_groups(course, HIGH, math.inf):
-        return (
-            f"in {found['equal']:.0%} of the groups all completions get the same reward; score "
-            f"{found['score']:.2f}: everything is solved, and there is nothing left to learn",
-            found,
-        )
+    return equal_groups(
+        course, HIGH, math.inf, "everything is solved, and there is nothing left to learn"
+    )
 
 
 @sign(
@@ -247,12 +246,12 @@ def solved(course: Course):
     "tells them apart",
 )
 def no_spread(course: Course):
-    if found := equal_groups(course, math.nextafter(LOW, 1), math.nextafter(HIGH, 0)):
-        return (
-            f"in {found['equal']:.0%} of the groups all completions get the same reward; score "
-            f"{found['score']:.2f}: each problem is all right or all wrong",
-            found,
-        )
+    return equal_groups(
+        course,
+        math.nextafter(LOW, 1),
+        math.nextafter(HIGH, 0),
+        "each problem is all right or all wrong",
+    )
 
 # %% ../nbs/44_diagnose.ipynb #edcd9cb2
 SHORTER = 0.5  # of the first length

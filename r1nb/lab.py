@@ -293,8 +293,7 @@ class RunView:
         text = "\n".join(part for part in parts if part)
         self.text.show(lambda: {"text/plain": text}, now=True)
         if keys := main_keys(rows):
-            signs = read_diagnosis(self.run)
-            self.figure.show(lambda: curves(rows, keys, signs=signs), now=ended)
+            self.figure.show(lambda: curves(rows, keys, signs=signs_of(self.run)), now=ended)
 
 # %% ../nbs/71_lab.ipynb #6815404a
 def watch(run_dir: str | Path | Run, every: float = 2.0, lines: int = 12) -> str:

@@ -7,9 +7,10 @@ __all__ = ['BUNDLED', 'BUNDLED_NAME', 'GROUPED', 'CHECKED_BYTES', 'HUB_KERNEL', 
            'tiny_model', 'native_dtype', 'grouped_attention', 'attention_for', 'ModelChoice', 'read_json',
            'load_tokenizer', 'tensors_in', 'weight_files', 'empty_model', 'not_finite', 'check_finite', 'check_model',
            'check_tokenizer', 'on_this_gpu', 'load_model', 'has_plain_attention', 'context_length',
-           'use_packed_attention', 'save_model', 'adapter_base', 'merge_adapter']
+           'use_packed_attention', 'save_model', 'adapter_base', 'merge_adapter', 'free_memory']
 
 # %% ../nbs/21_models.ipynb #5b7687f6
+import gc
 import importlib.util
 import json
 import math
@@ -639,3 +640,12 @@ def merge_adapter(choice: ModelChoice, folder: str | Path) -> Path:
     base = replace(choice, model_name_or_path=adapter_base(source), model_revision="main")
     tokenizer = load_tokenizer(choice)
     return save_model(PeftModel.from_pretrained(load_model(base), source), tokenizer, folder)
+
+# %% ../nbs/21_models.ipynb #6fa1c952
+def free_memory() -> None:
+    "Free the memory of models that nothing refers to any more."
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -34,7 +34,7 @@ def run_id(run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../nbs/36_tracking.ipynb #e55ba72f
-TRACKERS = {"trackio": "trackio", "wandb": "wandb", "tensorboard": "tensorboard"}  # → module
+TRACKERS = ("trackio", "wandb", "tensorboard")  # names, and those of their modules
 
 
 def trackers(args) -> list[str]:
@@ -46,7 +46,7 @@ def trackers(args) -> list[str]:
 def check_trackers(args) -> None:
     "Raise `InputError` for a tracker of `args` that is not installed."
     for name in trackers(args):
-        if name in TRACKERS and importlib.util.find_spec(TRACKERS[name]) is None:
+        if name in TRACKERS and importlib.util.find_spec(name) is None:
             raise InputError(
                 f"report_to: {name} is not installed; pip install 'r1nb[tracking]' (or set "
                 "report_to: none: metrics.jsonl has every number, `r1nb runs --html` the curves)"

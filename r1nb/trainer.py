@@ -9,11 +9,10 @@ __all__ = ['WATCHED', 'ADVICE', 'MARKER', 'WEIGHTS', 'PREVIEW_TOKENS', 'chunks',
            'gentle_interrupt', 'lora', 'check_adapter', 'packs', 'suit_machine', 'use_one_gpu', 'TrainingDefaults',
            'evaluates', 'use_cpu_shortcuts', 'check_schedule', 'check_training', 'check_shared_rows', 'share_rows',
            'load_for_training', 'is_sharded', 'parameter_types', 'with_types', 'save_trained', 'own_arguments',
-           'add_callbacks', 'note_unused_gpus', 'train', 'shards_weights', 'free_memory', 'try_preview']
+           'add_callbacks', 'note_unused_gpus', 'train', 'shards_weights', 'try_preview']
 
 # %% ../nbs/40_trainer.ipynb #6c54a71d
 import copy
-import gc
 import json
 import math
 import os
@@ -42,6 +41,7 @@ from r1nb.hub import (
 )
 from r1nb.models import (
     ModelChoice,
+    free_memory,
     load_model,
     native_dtype,
     not_finite,
@@ -711,13 +711,6 @@ def shards_weights(args) -> bool:
     "Whether the accelerator of a training with `args` shards the weights: ZeRO-3, FSDP."
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")  # unset with a configuration file
     return is_sharded_run(args) and not (under_deepspeed() and stage in ("0", "1", "2"))
-
-
-def free_memory() -> None:
-    "Free the memory of models that nothing refers to any more."
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def try_preview(args, action):
