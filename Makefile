@@ -38,7 +38,7 @@ evaluate:  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8]: 
 # With SLOW=1 tests/test_outputs.py executes the same cells of the notebooks, and reads the outputs.
 test: ready  ## [SLOW=1]: notebooks, export in sync, pytest; with SLOW=1 the tests marked slow too
 	$(if $(SLOW),,nbdev-test nbs --n-workers 0 --skip-folder-re '^(jobs|[_.])')
-	pytest $(if $(SLOW),,-m "not slow")
+	pytest -n 2 --dist loadfile $(if $(SLOW),,-m "not slow")
 
 lab:  ## JupyterLab, on its start page [ARGS="--no-browser --port 9000"]
 	@bash scripts/targets.sh lab

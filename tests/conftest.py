@@ -11,12 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from filelock import FileLock
 
 for key in [k for k in os.environ if k.startswith("R1NB_") and k != "R1NB_BENCHMARKS"]:
     del os.environ[key]  # the tests must not depend on the settings of the user who runs them
 os.environ["HF_HUB_OFFLINE"] = "1"
 TRACKIO = tempfile.TemporaryDirectory()
 os.environ["TRACKIO_DIR"] = TRACKIO.name  # read when trackio is imported, which TRL does
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # two processes of two threads would wait for each other
 
 ROOT = Path(__file__).parent.parent
 R1NB = Path(sys.executable).with_name("r1nb")
@@ -127,6 +131,16 @@ def here(tmp_path, monkeypatch):
     settings.settings.cache_clear()
     yield tmp_path
     settings.settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def one_engine(request, tmp_path_factory, worker_id):
+    "Tests that fill a device run one at a time, whatever worker runs them."
+    if worker_id == "master" or not {"gpu", "vllm"} & request.node.keywords.keys():
+        yield
+        return
+    with FileLock(tmp_path_factory.getbasetemp().parent / "device.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")
