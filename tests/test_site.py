@@ -164,6 +164,7 @@ def test_every_page(folder, base, open_page):
         "index.html",
         "api/rewards.html",
         "gallery/index.html",
+        "messages.html",
     } <= set(pages)
     page, flaws, seen = open_page(base), {}, {}
     for name in pages:
@@ -257,6 +258,64 @@ def test_search_finds_a_function(folder, base, open_page, where):
     assert page.locator("#accuracy_reward").is_visible() and page.troubles == []
 
 
+KNOWN_MESSAGES = (  # of problems, models, hub, slurm and runs
+    "folder path has number .jsonl or .parquet files; give the path of one of them",
+    "file is damaged: not valid JSON (reason)",
+    "callbacks: 'name' is unknown; [did you mean 'name'? / valid: names]",
+    "--nodes: nodes is not positive",
+    "run is being run by process pid on host[, batch job job]",
+)
+
+
+def test_the_page_of_messages_is_complete(folder):
+    page = (folder / "messages.html").read_text(encoding="utf-8")
+    headings = re.findall(r'(?s)<h3 class="(?:message|sign)" id="([^"]+)">(.*?)<a class', page)
+    anchors, texts = zip(*headings, strict=True)
+    assert len(set(anchors)) == len(anchors) > 300
+    assert [t for t in texts if re.search(r"<(?!/?em>)|\{[^}]*[.(\[!][^}]*\}", t)] == []
+    plain = [html.unescape(re.sub(r"</?em>", "", t)) for t in texts]
+    assert [m for m in KNOWN_MESSAGES if m not in plain] == []
+    source = (ROOT / "r1nb/diagnose.py").read_text(encoding="utf-8")
+    signs = re.findall(r'@sign\(\s+"([^"]+)"', source)
+    assert len(signs) >= 17 and set(signs) <= set(plain)
+    assert page.count("<p>To do: ") == len(signs)
+    docs = json.loads((folder / "search/search_index.json").read_text(encoding="utf-8"))["docs"]
+    indexed = [d["title"] for d in docs if d["location"].startswith("messages.html#")]
+    assert [m for m in KNOWN_MESSAGES if m not in map(html.unescape, indexed)] == []
+
+
+def paste(page, text):
+    "The addresses that the search finds for `text`, the best first."
+    page.keyboard.press("/")
+    page.get_by_role("textbox", name="Search").fill("")
+    page.keyboard.insert_text(text)
+    page.keyboard.press("End")  # the search looks when a key is released
+    page.wait_for_timeout(1000)
+    return page.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
+
+
+@pytest.mark.parametrize("where", ["http", "file"])
+def test_search_finds_messages_as_they_are_printed(tmp_path, folder, base, open_page, where):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    commands = {
+        "problems-folder-path-has-number": ["grade", empty],
+        "runs-no-run-name-below": ["show", "sft-7"],
+        "slurm-nodes-nodes-is-not-positive": ["sft", "--slurm", "--nodes", "0"],
+    }
+    page = open_page(
+        (base if where == "http" else folder.as_uri() + "/") + "index.html", search=True
+    )
+    hits(page, "accuracy_reward")  # the search is ready
+    for anchor, command in commands.items():
+        refused = r1nb(*command, cwd=tmp_path, runs=tmp_path / "runs")
+        assert refused.code == 2
+        found = paste(page, refused.err.strip())
+        address = re.compile(rf"/messages\.html(\?h=[^#]*)?#{anchor}")
+        assert any(map(address.search, found[:4])), (refused.err, found[:4])
+    assert page.troubles == []
+
+
 def test_a_formula_is_laid_out(base, open_page):
     page = open_page(base + "45_grpo.html")
     fraction = page.locator("math mfrac").first
@@ -274,6 +333,7 @@ def test_texts_stand_out(base, open_page, scheme):
         "34_curate.html",
         "api/settings.html",
         "source/r1nb/settings.py.html",
+        "messages.html",
         "gallery/index.html",
         "gallery/runs/demo-sft.html",
     ]
@@ -331,7 +391,7 @@ def test_code_of_100_columns_is_shown_whole(folder, base, open_page):
 
 def test_nothing_sticks_out_of_a_narrow_window(base, open_page):
     page = open_page(base, width=380)
-    for name in ("index", "15_statistics", "60_engine", "api/engine", "gallery/index"):
+    for name in ("index", "15_statistics", "60_engine", "api/engine", "messages", "gallery/index"):
         page.goto(f"{base}{name}.html")
         assert page.evaluate("document.documentElement.scrollWidth") <= 381, name
 

@@ -10,6 +10,7 @@ from mkdocs.structure.files import File
 from mkdocs.structure.pages import Page as MkDocsPage
 
 sys.path.insert(0, str(Path(__file__).parent))
+import messages  # noqa: E402
 from notebooks import NBS, ROOT, Page, Site, listing, mathml, page_of, rooms, source_page  # noqa: E402
 
 # the gallery of runs that build_docs.py made
@@ -69,6 +70,7 @@ def on_config(config):
     ]
     if (GALLERY / "index.html").exists():
         config.nav.append({"Runs": "gallery/index.html"})
+    config.nav.append({"Messages": messages.PAGE})
     config.nav.append({"Contributing": "contributing.md"})
     return config
 
@@ -85,6 +87,7 @@ def on_files(files, config):
         files.append(File.generated(config, path, content=content))
 
     add("index.md", index())
+    add(messages.PAGE, messages.page(site))
     add(
         "contributing.md",
         site.links((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "contributing.md", ""),
