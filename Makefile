@@ -36,7 +36,7 @@ evaluate:  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8]: 
 	@bash scripts/targets.sh evaluate
 
 # With SLOW=1 tests/test_outputs.py executes the same cells of the notebooks, and reads the outputs.
-# What fails beside the other worker, on a busy machine, is run again alone: a deadline is then fair.
+# What fails beside the other worker, where a deadline can be too short, is run again alone.
 test: ready  ## [SLOW=1]: notebooks, export in sync, pytest; with SLOW=1 the tests marked slow too
 	$(if $(SLOW),,nbdev-test nbs --n-workers 0 --skip-folder-re '^(jobs|[_.])')
 	pytest -n 2 --dist loadfile $(if $(SLOW),,-m "not slow") || \
