@@ -199,10 +199,8 @@ def test_a_server_beside_the_training(batch, tmp_path, server, code, message):
     assert done.returncode == code and message in done.stdout, done.stdout + done.stderr
     assert ("R1NB_JOB" in found) == (code == 0)
     assert ("no weights" in done.stdout) == ("no weights" in server)
-    assert (
-        "server.py"
-        not in subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
-    )
+    processes = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
+    assert f"{tmp_path}/server.py" not in processes
 
 
 def test_generate_takes_the_options_of_open_r1(batch, tmp_path):

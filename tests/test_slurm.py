@@ -298,7 +298,7 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
     ("pattern", "signum", "said"),
     [
         (
-            r"^\S*python\S* \S*/tests/model_server.py",
+            r"^\S*python\S* \S*/tests/model_server.py .*{model}",
             signal.SIGKILL,
             "the server died during the job",
         ),
@@ -307,7 +307,11 @@ def test_traces_from_a_server_over_both_nodes(cluster, tiny_model, tmp_path):
             signal.SIGKILL,
             "",
         ),  # no process is left to report it
-        (r"^\S*python\S* -m r1nb.jobs job", signal.SIGKILL, "ended with exit code 137"),
+        (
+            r"^\S*python\S* -m r1nb.jobs job .*{model}",
+            signal.SIGKILL,
+            "ended with exit code 137",
+        ),
     ],
     ids=["server", "shell", "client"],
 )
@@ -319,7 +323,7 @@ def test_a_death_on_a_node(cluster, tiny_model, tmp_path, pattern, signum, said)
     job, run = served_traces(tmp_path, tiny_model, 80, 32), Run(tmp_path / "runs/generate/p-model")
     traces = run / "dataset" / "traces.jsonl"
     wait_for(lambda: len(read_log(traces)) >= 20 or state(job) == "FAILED", "twenty traces")
-    (victim,) = named(pattern.format(job=job))
+    (victim,) = named(pattern.format(job=job, model=re.escape(str(tiny_model))))
     os.kill(victim, signum)
     until(job, ["FAILED", "CANCELLED"], tmp_path)
     wait_for(lambda: not named(re.escape(str(tiny_model))), "end of server and client")
