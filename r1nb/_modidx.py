@@ -1293,6 +1293,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'r1nb.rewards': { 'r1nb.rewards.RewardOptions': ('rewards.html#rewardoptions', 'r1nb/rewards.py'),
                               'r1nb.rewards.RewardOptions.__post_init__': ('rewards.html#rewardoptions.__post_init__', 'r1nb/rewards.py'),
                               'r1nb.rewards._as_number': ('rewards.html#_as_number', 'r1nb/rewards.py'),
+                              'r1nb.rewards._check_call': ('rewards.html#_check_call', 'r1nb/rewards.py'),
                               'r1nb.rewards._check_number': ('rewards.html#_check_number', 'r1nb/rewards.py'),
                               'r1nb.rewards._check_options': ('rewards.html#_check_options', 'r1nb/rewards.py'),
                               'r1nb.rewards._check_rewards': ('rewards.html#_check_rewards', 'r1nb/rewards.py'),

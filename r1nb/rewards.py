@@ -632,6 +632,21 @@ def _check_rewards(name: str, rewards, size: int) -> list[float | None]:
             )
     return values
 
+# %% ../nbs/43_rewards.ipynb #c1f0a7d4
+def _check_call(name: str, func: Callable) -> None:
+    "Raise `InputError` if `func` cannot be called as TRL calls a reward: with names, and columns."
+    try:
+        signature = inspect.signature(func)
+    except ValueError:  # some functions in C have none
+        return
+    try:
+        signature.bind_partial(prompts=[], completions=[], completion_ids=[])
+    except TypeError as e:
+        raise InputError(
+            f"reward '{name}': {e}; define it as `def {name.rpartition(':')[2]}(completions, "
+            "**columns)`, with a number or None for each completion as its result"
+        ) from None
+
 # %% ../nbs/43_rewards.ipynb #9bbdcf65
 def _find_reward(name: str) -> Callable:
     "The function with this name or path. Raises `InputError` if there is none."
@@ -645,7 +660,8 @@ def _find_reward(name: str) -> Callable:
     try:
         func = getattr(importlib.import_module(module), attribute, None)
     except (ImportError, ValueError) as e:
-        raise InputError(f"reward '{name}': module '{module}' cannot be imported: {e}") from e
+        hint = "; leave out the .py" if module.endswith(".py") else ""
+        raise InputError(f"reward '{name}': module '{module}' cannot be imported: {e}{hint}") from e
     if not callable(func):
         members = vars(importlib.import_module(module)).items()
         names = [n for n, value in members if callable(value) and not n.startswith("_")]
@@ -733,7 +749,8 @@ def get_reward_funcs(
     `names`: keys of `REWARDS`, or paths `package.module:function`; or an object with the attribute
     `reward_funcs` and the options (Open-R1's `script_args`, our `GRPOConfig`). `prefill`: what the
     chat template writes at the start of the model's turn, `'<think>\n'` or nothing (`open_think` of
-    a rendered prompt). Raises `InputError` for an unknown name."""
+    a rendered prompt). Raises `InputError` for an unknown name, or a
+    function of one's own that does not take what TRL gives it."""
     if isinstance(names, str):
         raise InputError(f"rewards: a list of names is needed, not '{names}'")
     if hasattr(names, "reward_funcs"):
@@ -745,6 +762,8 @@ def get_reward_funcs(
         keys = _OPTIONS.get(name, {})
         settings = {a: getattr(options, key) for a, key in keys.items() if hasattr(options, key)}
         func = found = _find_reward(name)
+        if name not in REWARDS:
+            _check_call(name, func)
         if settings:
             func = _configured(func, settings)
         if prefill:
