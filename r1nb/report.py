@@ -161,7 +161,9 @@ def curves(
 
 # %% ../nbs/70_report.ipynb #dec18c5b
 DIAGNOSIS = """
-{% if not rows %}<p>No sign of trouble in {{ steps }} logged steps.</p>{% else %}
+{% if not rows and steps < needed %}
+<p>{{ steps }} logged steps: too few to say. Most signs need {{ needed }}.</p>
+{% elif not rows %}<p>No sign of trouble in {{ steps }} logged steps.</p>{% else %}
 <table>
 <thead><tr>{% for c in ("steps", "sign", "what is wrong", "what to do") %}\
 <th style="text-align:left">{{ c }}</th>{% endfor %}</tr></thead>
@@ -187,7 +189,7 @@ def diagnosis(run: Run):
     "The signs of the GRPO run `run` as an HTML table, with the completions that were kept."
     from IPython.display import HTML
 
-    from r1nb.diagnose import read_diagnosis
+    from r1nb.diagnose import WINDOW, read_diagnosis
 
     rows = []
     for row in read_diagnosis(run):
@@ -199,7 +201,7 @@ def diagnosis(run: Run):
         texts = [steps, row["sign"], row["sentence"], row["remedy"]]
         rows.append({"texts": texts, "completions": paid, "since": row["since"]})
     steps = sum("reward" in metrics for metrics in run.metrics)
-    return HTML(template(DIAGNOSIS).render(rows=rows, steps=steps))
+    return HTML(template(DIAGNOSIS).render(rows=rows, steps=steps, needed=WINDOW))
 
 # %% ../nbs/70_report.ipynb #80f5df8b
 def _percent(v: float, sign: str = "") -> str:
