@@ -9,6 +9,7 @@ __all__ = ['TEXTS', 'CURVES', 'DIAGNOSIS', 'SAMPLES', 'config_table', 'last_metr
            'browse', 'browse_rewards', 'export_html', 'report_pipeline']
 
 # %% ../nbs/70_report.ipynb #aa8bf321
+import dataclasses
 import html as _html
 import re
 from functools import cache
@@ -20,20 +21,26 @@ from .terminal import cleaned
 
 # %% ../nbs/70_report.ipynb #f6fb78db
 def config_table(*configs, written: dict | None = None):
-    """A DataFrame of the fields of `configs` (dataclass instances) that are not at their defaults.
+    """A DataFrame of the fields of `configs` (dataclass instances) that matter in a run.
 
-    The column `from` is 'recipe' for keys that are in `written`, else 'derived'."""
+    Those in `written`, which the recipe or the command line sets ('recipe' in the column `from`),
+    and those that were derived: not at their defaults, and not empty."""
     import pandas as pd
 
     from r1nb.recipes import changed_fields
 
-    rows = []
+    rows, written = [], written or {}
     for config in configs:
-        for key, value in changed_fields(config).items():
+        changed = changed_fields(config)
+        for key in (f.name for f in dataclasses.fields(config)):
+            value = getattr(config, key)
+            plain = dataclasses.is_dataclass(value) and not changed_fields(value)
+            unset = value in (None, "", [], {}) or plain
             if key in ("output_dir", "logging_dir", "run_name"):
                 continue
-            source = "recipe" if written is not None and key in written else "derived"
-            rows.append((type(config).__name__, key, value, source))
+            if key in written or key in changed and not unset:
+                source = "recipe" if key in written else "derived"
+                rows.append((type(config).__name__, key, getattr(value, "value", value), source))
     return pd.DataFrame(rows, columns=["config", "key", "value", "from"])
 
 # %% ../nbs/70_report.ipynb #da6b0377
