@@ -29,6 +29,7 @@ SECTIONS = 9
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_check_of_a_gpu_fills_every_section(tmp_path):
     "In toy sizes: each case has a number, or says why it was not run."
     command = [sys.executable, ROOT / "scripts/bench/gpu.py", "--toy", "--out", tmp_path / "gpu.md"]
