@@ -54,6 +54,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'r1nb.ask.converse': ('ask.html#converse', 'r1nb/ask.py'),
                           'r1nb.ask.examples_of': ('ask.html#examples_of', 'r1nb/ask.py'),
                           'r1nb.ask.find_model': ('ask.html#find_model', 'r1nb/ask.py'),
+                          'r1nb.ask.no_loading_bar': ('ask.html#no_loading_bar', 'r1nb/ask.py'),
                           'r1nb.ask.read_events': ('ask.html#read_events', 'r1nb/ask.py'),
                           'r1nb.ask.show_answers': ('ask.html#show_answers', 'r1nb/ask.py'),
                           'r1nb.ask.speak_here': ('ask.html#speak_here', 'r1nb/ask.py'),

@@ -5,8 +5,8 @@ turn."""
 
 # %% auto #0
 __all__ = ['ALIASES', 'system_prompt_of', 'examples_of', 'find_model', 'Parts', 'split_thought', 'speak_here', 'read_events',
-           'speak_there', 'AskConfig', 'ask_config', 'Answers', 'Asked', 'verdict_text', 'Screen', 'show_answers',
-           'split_words', 'converse', 'ask_main']
+           'speak_there', 'AskConfig', 'ask_config', 'Answers', 'no_loading_bar', 'Asked', 'verdict_text', 'Screen',
+           'show_answers', 'split_words', 'converse', 'ask_main']
 
 # %% ../nbs/70_ask.ipynb #521cd243
 import json
@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -279,6 +279,20 @@ class Answers:
         known = [v for v in self.verdicts if v is not None]
         return f"{sum(known)} of {len(known)} right" if known else ""
 
+# %% ../nbs/70_ask.ipynb #5d82888a
+@contextmanager
+def no_loading_bar():
+    "In this context, transformers does not show the progress of loading a model."
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
 # %% ../nbs/70_ask.ipynb #5d82888d
 class Asked:
     """A model that can be asked: the run, folder, Hub id or `bundled` that `name` is.
@@ -299,7 +313,8 @@ class Asked:
     @cached_property
     def sampler(self):
         kind = ServerSampler if self.cfg.base_url else TransformersSampler
-        return kind(ModelChoice(self.model, dtype=self.cfg.dtype), self.cfg)
+        with no_loading_bar():
+            return kind(ModelChoice(self.model, dtype=self.cfg.dtype), self.cfg)
 
     @cached_property
     def opened(self) -> str:
@@ -496,12 +511,9 @@ def converse(models: list[Asked], screen: Screen, read: Callable = input) -> Non
 
 def ask_main(words: list[str], options: dict) -> int:
     "`r1nb ask`: `words` are models and a problem, `options` the values of `AskConfig`."
-    from transformers.utils import logging
-
     cfg = ask_config(options)
     names, problem = split_words(words)
     models = [Asked(name, cfg) for name in names]
-    logging.disable_progress_bar()  # of loading
     screen = Screen(fold=cfg.fold)
     if problem is None:
         converse(models, screen)

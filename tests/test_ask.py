@@ -148,8 +148,7 @@ def test_a_notebook_shows_what_models_say_as_text(server, alone, tmp_path):
     nbformat.write(new_notebook(cells=list(map(new_code_cell, cells))), tmp_path / "a.ipynb")
     log = io.StringIO()
     nb = run_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", live=False, stdout=log)
-    outputs = [[o for o in c.outputs if o.output_type != "stream"] for c in nb.cells[1:]]
-    (page,), (other,) = outputs  # without the progress of loading
+    (page,), (other,) = (c.outputs for c in nb.cells[1:])
     html = page.data["text/html"]
     assert "<details>" in html and "2 and 2" in html and "<b>right</b>" in html
     assert "\x1b" not in html + log.getvalue() and "owned" not in html
