@@ -38,6 +38,7 @@ IGNORED = [
     (r"<ipython-input-[\w-]+>", "<cell>"),
     (r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", "<date>"),
     (r"\b\d+(?:\.\d+)?(?:e-?\d+)?(?= ?(?:s|ms|us|µs|seconds)\b)", "<time>"),
+    (r"(?<= in )\d+:\d\d:\d\d\b", "<time>"),
     (r"\b(seconds|\w+_runtime|\w+_per_second)(['\"]?[=:] *'?)[\d.e+-]+", r"\1\2<time>"),
     (r"([-=#─━])\1{2,}", r"\1\1\1"),  # rules of tables and bars, as wide as their numbers
 ]

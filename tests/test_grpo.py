@@ -418,6 +418,10 @@ def test_rewards_get_the_columns_that_they_read(name, row, text, expected, tmp_p
         assert again["verification_info"][:] == columns["verification_info"]
 
 
+def own_reward(completions, **columns):
+    return [0.0 for _ in completions]
+
+
 @pytest.mark.parametrize(
     ("names", "row", "words"),
     [
@@ -439,7 +443,7 @@ def test_rewards_get_the_columns_that_they_read(name, row, text, expected, tmp_p
             {"official_tests": [{"input": "1"}]},
             "('Do 0.'): reward 'cf_code': program 1",
         ),
-        (["r1nb.runs:open_run"], CODE, "row 1: no answer"),  # it declares no columns
+        (["test_grpo:own_reward"], CODE, "row 1: no answer"),  # it declares no columns
     ],
 )
 def test_a_missing_column_and_a_bad_test_are_found_before_the_run(

@@ -162,14 +162,13 @@ def test_what_slurm_grants(cluster, recipe, tmp_path):
 
 
 def test_cancel(cluster, recipe, tmp_path):
-    options = ("--run-dir", "runs/run", "--dependency", "singleton", "--time", "5")
-    (job,) = submit("sft", "--config", recipe, *options, cwd=tmp_path)
+    options = ("--run-dir", "runs/run", "--max_steps", "5000", "--time", "5")  # outlasts the test
+    (job,) = submit("sft", "--config", recipe, *options, "--dependency", "singleton", cwd=tmp_path)
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' in rows.out or '"state": "running"' in rows.out
     again = r1nb(
-        "sft", "--config", recipe, "--run-dir", "runs/run", "--slurm", cwd=tmp_path,
-        runs=tmp_path / "runs", **SITE,
-    )  # fmt: skip
+        "sft", "--config", recipe, *options, "--slurm", cwd=tmp_path, runs=tmp_path / "runs", **SITE
+    )
     assert again.code == 2 and f"job {job}" in again.err
     result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
     assert result.code == 0, result.err
@@ -180,9 +179,7 @@ def test_cancel(cluster, recipe, tmp_path):
     run = Run(tmp_path / "runs/run")
     run.update(status="running", host="node9", pid=1)  # a node that died: only the queue knows
     assert run.status == "interrupted"
-    (again,) = submit(
-        "sft", "--config", recipe, "--run-dir", "runs/run", "--time", "5", cwd=tmp_path
-    )
+    (again,) = submit("sft", "--config", recipe, *options, cwd=tmp_path)
     run.update(host="node9")
     assert run.status in ("running", "created", "queued")
     subprocess.run(["scancel", str(again)], check=True)
