@@ -167,14 +167,16 @@ from .diagnose import Diagnosis
 from .hub import check_push, chosen_target, leave_model
 from .judges import EXPLOITABLE_TASKS
 from .models import ModelChoice, check_model, context_length, load_tokenizer
-from r1nb.problems import (
-    R1_SYSTEM_PROMPT,
-    ProblemsConfig,
-    earlier_turns,
-    to_messages,
+from .problems import R1_SYSTEM_PROMPT, ProblemsConfig, earlier_turns, to_messages
+from r1nb.rewards import (
+    RewardOptions,
+    get_reward_funcs,
+    ignored_options,
+    own_sources,
+    reward_columns,
+    try_own_rewards,
 )
-from .rewards import RewardOptions, get_reward_funcs, ignored_options, reward_columns
-from .runs import Run
+from .runs import Run, rank
 from .sampling import end_tokens, has_vllm
 from r1nb.selection import (
     ChosenGroups,
@@ -350,6 +352,8 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     rows = reward_problems(problems, args.reward_funcs)
     check_references(rows, args)
     check_tests(rows, args)
+    asked = [{"role": "user", "content": rows[0]["problem"]}]
+    try_own_rewards(args.reward_funcs, {"prompt": asked, **rows[0]})
     check_tests(eval_dataset(problems, args) or (), args)
 
 # %% ../nbs/45_grpo.ipynb #13fead0a
@@ -497,6 +501,22 @@ def first_and_last_reward(metrics: list[dict]) -> dict:
     return {k: round(sum(v) / len(v), 4) if v else float("nan") for k, v in parts.items()}
 
 # %% ../nbs/45_grpo.ipynb #116dac0f
+def _keep_rewards(run: Run, names: list[str]) -> None:
+    "Keep the source of one's own rewards in the manifest; say on stderr which have changed since."
+    if rank():
+        return
+    found, earlier = own_sources(names), run.manifest.get("rewards") or {}
+    for name in found:
+        if name in earlier and earlier[name]["source"] != found[name]["source"]:
+            print(
+                f"r1nb: reward '{name}' is not what this run began with; its first source is in "
+                f"{run.path / 'manifest.json'}",
+                file=sys.stderr,
+            )
+    if found and not earlier:
+        run.update(rewards=found)
+
+
 def run_grpo(
     run: Run, problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig, callbacks=()
 ) -> dict:
@@ -506,6 +526,7 @@ def run_grpo(
     `first_and_last_reward`, and `best_step` if the best checkpoint is what is saved. Signs of
     trouble go to `run/'diagnosis.jsonl'`."""
     tokenizer = load_tokenizer(model)
+    _keep_rewards(run, args.reward_funcs)
     target, args = chosen_target(run, args), own_arguments(run, args)
     with server_errors(args):
         trainer = make_trainer(problems, model, args, tokenizer, callbacks)

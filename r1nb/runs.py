@@ -381,7 +381,7 @@ _FIELDS = {
     **dict.fromkeys("stage name created started ended queued host process_start".split(), str),
     **dict.fromkeys("pid starts world_size max_steps".split(), int),
     "seconds": float,
-    **dict.fromkeys("config inputs git packages hardware summary batch".split(), dict),
+    **dict.fromkeys("config inputs git packages hardware summary batch rewards".split(), dict),
     "parents": list,
 }
 _TYPE_NAMES = {

@@ -422,6 +422,21 @@ def own_reward(completions, **columns):
     return [0.0 for _ in completions]
 
 
+def failing_reward(completions, answer, **columns):
+    return [float(c[0]["content"].split()[0] == a) for c, a in zip(completions, answer)]  # noqa: B905
+
+
+def test_an_own_reward_that_raises_is_found_before_anything_is_loaded(folder):
+    recipe = {**RECIPE, "model_name_or_path": str(folder)}
+    names = ["accuracy", "test_grpo:failing_reward"]
+    cfg, _ = configure(grpo.stage, {**recipe, "reward_funcs": names})
+    with pytest.raises(InputError) as e:
+        grpo.check(*cfg)
+    line = failing_reward.__code__.co_firstlineno + 1
+    told = f"'test_grpo:failing_reward' raised IndexError: list index out of range, line {line} of "
+    assert told + "test_grpo.py" in str(e.value)
+
+
 @pytest.mark.parametrize(
     ("names", "row", "words"),
     [
