@@ -242,8 +242,9 @@ def submit_pipeline(pipeline: Pipeline, options: SlurmOptions, dry: bool = False
     if code := check_apart(pipeline):
         return code
     if dry:
-        for name, script in scripts.items():
-            print(f"### {name}\n{script}")
+        for before, (name, script) in zip([None, *scripts], scripts.items(), strict=False):
+            waits = f", with --dependency=afterok:<job of {before}>" if before else ""
+            print(f"### {name}{waits}\n{script}")
         return OK
     before = None
     for name, job in jobs.items():

@@ -23,7 +23,7 @@ from .terminal import cleaned
 def config_table(*configs, written: dict | None = None):
     """A DataFrame of the fields of `configs` (dataclass instances) that matter in a run.
 
-    Those in `written`, which the recipe or the command line sets ('recipe' in the column `from`),
+    Those in `written`, which the recipe or the command line sets ('given' in the column `from`),
     and those that were derived: not at their defaults, and not empty."""
     import pandas as pd
 
@@ -39,7 +39,7 @@ def config_table(*configs, written: dict | None = None):
             if key in ("output_dir", "logging_dir", "run_name"):
                 continue
             if key in written or key in changed and not unset:
-                source = "recipe" if key in written else "derived"
+                source = "given" if key in written else "derived"
                 rows.append((type(config).__name__, key, getattr(value, "value", value), source))
     return pd.DataFrame(rows, columns=["config", "key", "value", "from"])
 

@@ -16,7 +16,7 @@ from conftest import R1NB, ROOT, TASK, finish, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 
 from r1nb import cli, jobs, pipeline, settings
-from r1nb.runs import open_run, running
+from r1nb.runs import Run, open_run, running
 from r1nb.stages import all_stages
 
 HEAVY = {"torch", "transformers", "trl", "papermill", "IPython", "pandas", "datasets", "matplotlib"}
@@ -551,6 +551,19 @@ def test_runs_and_show(command, here):
     assert tree(here) == before  # looking changes nothing
     (a / "metrics.jsonl").write_text('{"step": 1\n{"step": 2}\n')
     assert json.loads(command("runs", "--json", "--stage", "sft")[1])["step"] == "?"
+
+
+def test_the_name_of_a_run_stands_for_its_folder(here, evaluation):
+    data = open_run(here / "runs" / "data" / "sums", "curate", {})
+    with running(data):
+        (data / "dataset").mkdir()
+        (here / "sums.jsonl").rename(data / "dataset" / "train.jsonl")
+    more = ("--dataset_name", "data/sums", "--num_problems", 2, "--max_new_tokens", 2)
+    done = r1nb(*evaluation, *more, "--run-dir", "scores", cwd=here, runs=here / "runs")
+    assert done.code == 0, done.err
+    manifest = Run(here / "scores").manifest
+    assert manifest["config"]["dataset_name"] == str(data.path)
+    assert manifest["parents"] == [str(data.path)]
 
 
 def test_output_into_a_closed_pipe(tmp_path):
