@@ -420,7 +420,7 @@ def opening_lines(run: Run, job: Job) -> list[str]:
         words += ["--run-dir", short_path(run.path)]
     parts = [machine.get("host"), f"{machine.get('cores')} cores"]
     parts += [f"{machine.get('memory_gib')} GiB", *machine.get("gpus", [])]
-    revision = code.get("revision", "")[:12] + (", changed since" if code.get("dirty") else "")
+    revision = code.get("revision", "")[:12] + (" with changes" if code.get("dirty") else "")
     start = (m.get("starts") or 0) + 1
     again = f", start {start}" if start > 1 else ""
     rows = [

@@ -897,10 +897,25 @@ def check_writable(path: str | Path, need_mib: int = 64) -> None:
         )
 
 # %% ../nbs/01_runs.ipynb #260162ed
+_RECORDS = {"manifest.json", "config.yaml", "job.ipynb", "logs", LOCK}
+
+
+def _has_results(run: Run) -> bool:
+    "Whether `run` has left more than records of its starts: a file with content."
+    for entry in run.path.iterdir():
+        if entry.name not in _RECORDS:
+            files = entry.rglob("*") if entry.is_dir() else [entry]
+            if any(f.is_file() and f.stat().st_size for f in files):
+                return True
+    return False
+
+
 def _check_start(run: Run, stage: str, config: dict, force: bool) -> dict:
     """The manifest of `run`; empty if there is none, or if `force` discards it.
 
-    Raises `InputError` where `stage` with `config` cannot be started in its folder."""
+    Without `config` and `inputs` if the run failed before it had any result: then it may begin
+    again with others. Raises `InputError` where `stage` with `config` cannot be started in its
+    folder."""
     if run.status == "damaged" and force:
         return {}
     old = run.manifest
@@ -912,6 +927,8 @@ def _check_start(run: Run, stage: str, config: dict, force: bool) -> dict:
         raise InputError(
             f"{run.path} contains a '{old['stage']}' run, not '{stage}'; choose another folder"
         )
+    if run.status == "failed" and not _has_results(run):
+        return {k: v for k, v in old.items() if k not in ("config", "inputs")}
     if "config" in old and (changed := config_difference(old["config"], config)):
         raise InputError(
             f"{run.path} was started with another configuration:\n  "
