@@ -185,6 +185,7 @@ from r1nb.selection import (
     SelectionOptions,
     TaskProblems,
     check_best_metric,
+    check_curriculum,
     heldout_problems,
     load_tasks,
     selects,
@@ -333,7 +334,9 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     check_push(args)
     check_trackers(args)
     names = [func.__name__ for func in get_reward_funcs(args)]
-    check_best_metric(args, names, [task for task in sources(problems) if task])
+    tasks = [task for task in sources(problems) if task]
+    check_best_metric(args, names, tasks)
+    check_curriculum(args, tasks)
     if args.reward_weights is not None and len(args.reward_weights) != len(args.reward_funcs):
         raise InputError(
             f"reward_weights: {len(args.reward_weights)} weights for the "

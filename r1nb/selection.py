@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TaskProblems', 'sources', 'load_tasks', 'heldout_problems', 'eval_rows', 'HeldOutReward', 'SelectionOptions',
-           'selects', 'check_best_metric', 'total_rewards', 'has_spread', 'Rollout', 'whole_groups', 'Rests',
-           'JudgedFirst', 'ProblemChoice', 'ChosenGroups', 'RewardByTask']
+           'selects', 'check_curriculum', 'check_best_metric', 'total_rewards', 'has_spread', 'Rollout', 'whole_groups',
+           'Rests', 'Level', 'JudgedFirst', 'ProblemChoice', 'ChosenGroups', 'RewardByTask']
 
 # %% ../nbs/44_selection.ipynb #5e1ec709
 import copy
@@ -156,6 +156,22 @@ class SelectionOptions:
             "of reward_funcs gave 0 or less to each completion; 0: none"
         },
     )
+    curriculum: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "All tasks, from easy to hard: only problems of one are asked, at first of the "
+            "easiest, and of the next or the one before as the policy gets better or worse"
+        },
+    )
+    curriculum_raise: float = field(
+        default=0.7, metadata={"help": "Pass rate from which the next task is asked"}
+    )
+    curriculum_lower: float = field(
+        default=0.2, metadata={"help": "Pass rate up to which the task before is asked"}
+    )
+    curriculum_groups: int = field(
+        default=32, metadata={"help": "Groups of a task that its pass rate is the mean of"}
+    )
 
     def __post_init__(self):
         if evaluates(self) and self.per_device_eval_batch_size is None:
@@ -168,10 +184,28 @@ class SelectionOptions:
             self.metric_for_best_model = "eval_reward"
         super().__post_init__()
 
-
+# %% ../nbs/44_selection.ipynb #60d8211a
 def selects(args) -> bool:
     "Whether a training with `args` chooses problems by the rewards of their groups."
-    return bool(args.resample_rounds or args.rest_solved or args.rest_hopeless)
+    return bool(args.resample_rounds or args.rest_solved or args.rest_hopeless or args.curriculum)
+
+
+def check_curriculum(args, tasks: list[str]) -> None:
+    "Raise `InputError` if the curriculum in `args` is not one of all `tasks`, or has no room."
+    if not args.curriculum:
+        return
+    if sorted(args.curriculum) != sorted(tasks) or len(tasks) < 2:
+        raise InputError(
+            f"curriculum: {', '.join(map(str, args.curriculum))}; two or more tasks are needed, "
+            f"and all that there are: {', '.join(tasks) or 'the recipe has no tasks'}"
+        )
+    low, high, groups = args.curriculum_lower, args.curriculum_raise, args.curriculum_groups
+    if not 0 <= low < high <= 1:
+        raise InputError(
+            f"curriculum_lower {low}, curriculum_raise {high}: needed are 0 <= lower < raise <= 1"
+        )
+    if groups < 1:
+        raise InputError(f"curriculum_groups: {groups}; 1 or more is needed")
 
 # %% ../nbs/44_selection.ipynb #5e1ec716
 def check_best_metric(args, reward_names: list[str], tasks: list[str] = ()) -> None:
@@ -258,6 +292,47 @@ class Rests(TrainerCallback):
         if state.global_step and file.exists():
             self.returns = json.loads(file.read_text())
 
+# %% ../nbs/44_selection.ipynb #20b6a38e
+class Level(TrainerCallback):
+    """Which of `tasks`, from easy to hard, is asked; saved with checkpoints.
+
+    `low`, `high`: pass rates up to and from which it is the one before, the next; means over the
+    last `count` groups of the task that is asked."""
+
+    FILE = "level.json"  # in a checkpoint
+
+    def __init__(self, tasks: list[str], low: float, high: float, count: int):
+        self.tasks, self.low, self.high, self.count = list(tasks), low, high, count
+        self.number, self.rates = 0, []
+
+    @property
+    def task(self) -> str | None:
+        "The task whose problems are asked; None: any."
+        return self.tasks[self.number] if self.tasks else None
+
+    def visit(self, task: str | None, verdicts: torch.Tensor) -> None:
+        "Note the `verdicts` (of the first reward function) of a group of `task`."
+        known = verdicts[~verdicts.isnan()]
+        if task != self.task or self.task is None or not len(known):
+            return
+        self.rates = [*self.rates, (known >= 1).float().mean().item()][-self.count :]
+        rate = sum(self.rates) / len(self.rates)
+        step = (rate >= self.high) - (rate <= self.low) if len(self.rates) == self.count else 0
+        if 0 <= self.number + step < len(self.tasks) and step:
+            self.number, self.rates = self.number + step, []
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and self.tasks:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            now = {"task": self.task, "rates": self.rates}
+            write_text(folder / self.FILE, json.dumps(now))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE
+        if self.tasks and state.global_step and file.exists():
+            then = json.loads(file.read_text())
+            self.number, self.rates = self.tasks.index(then["task"]), then["rates"]
+
 # %% ../nbs/44_selection.ipynb #5e1ec72e
 class JudgedFirst:
     "For TRL's `GRPOTrainer`: sample and judge completions, and make a batch of some of them."
@@ -316,29 +391,52 @@ class ProblemChoice(JudgedFirst):
         super().__init__(*args, **options)
         self.rests = Rests(self.args.rest_solved, self.args.rest_hopeless)
         self.add_callback(self.rests)
+        args = self.args
+        bounds = args.curriculum_lower, args.curriculum_raise, args.curriculum_groups
+        self.level = Level(args.curriculum, *bounds)
+        self.add_callback(self.level)
         self.problem_ids = self.train_dataset["problem_id"][:]
+        tasks = self.train_dataset["task"][:] if args.curriculum else [None] * len(self.problem_ids)
+        self.tasks = dict(zip(self.problem_ids, tasks, strict=True))
+        groups = args.generation_batch_size // args.num_generations
+        for task in args.curriculum:
+            if tasks.count(task) < groups:
+                raise InputError(
+                    f"curriculum: task '{task}' has {tasks.count(task)} problems, and a step asks "
+                    f"{groups}"
+                )
+
+    def asks(self, id: str) -> bool:
+        "Whether the problem is of the level that is asked."
+        return self.level.task in (None, self.tasks[id])
 
     def others(self, used: set[str], count: int, round: int) -> list[dict]:
-        "Up to `count` rows of the dataset that are not in `used` and do not rest."
+        "Up to `count` rows of the dataset that are asked, not in `used`, and do not rest."
         if not count:
             return []
         step, parts = self.state.global_step, self.args.gradient_accumulation_steps
         order = list(range(len(self.problem_ids)))
         random.Random(f"{self.args.seed} {step} {self._step % parts} {round}").shuffle(order)
         excluded = used | self.rests.resting(step)
-        free = (n for n in order if self.problem_ids[n] not in excluded)
+        free = (
+            n
+            for n in order
+            if self.problem_ids[n] not in excluded and self.asks(self.problem_ids[n])
+        )
         return [self.train_dataset[n] for _, n in zip(range(count), free, strict=False)]
 
     def awake(self, inputs: list[dict]) -> tuple[list[dict], list[str]]:
-        "The rows `inputs` of this rank, with others for those that rest; the ids of all groups."
+        "The rows `inputs` of this rank, others for those that may not be asked; all groups' ids."
         size, first = self.num_generations, self.accelerator.process_index * len(inputs)
         ids = gather_object([row["problem_id"] for row in inputs])[::size]
         resting = self.rests.resting(self.state.global_step)
-        places = [group for group, id in enumerate(ids) if id in resting]
+        places = [n for n, id in enumerate(ids) if id in resting or not self.asks(id)]
         new = dict(zip(places, self.others(set(ids), len(places), 0), strict=False))
         ids = [new[group]["problem_id"] if group in new else id for group, id in enumerate(ids)]
         inputs = [new.get(n // size, row) for n, row in enumerate(inputs, first)]
         self._metrics["train"]["groups/resting"].append(len(resting))
+        if self.level.tasks:
+            self._metrics["train"]["groups/level"].append(self.level.number + 1)
         return inputs, ids
 
     def judge(self, ids: list[str], rewards: torch.Tensor) -> torch.Tensor:
@@ -346,6 +444,7 @@ class ProblemChoice(JudgedFirst):
         size, step = self.num_generations, self.state.global_step
         for id, verdicts in zip(ids, rewards[:, 0].view(-1, size), strict=True):
             self.rests.visit(id, verdicts, step)
+            self.level.visit(self.tasks[id], verdicts)
         separately = self.multi_objective_aggregation == "normalize_then_sum"
         return has_spread(rewards, self.reward_weights.cpu(), size, separately)
 

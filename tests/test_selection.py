@@ -64,6 +64,7 @@ def test_evaluations_keep_the_best_checkpoint_and_change_no_update(trained):
     run, summary = trained("evaluated", **EVALUATION, **best)
     plain, _ = trained("plain")
     assert losses(run) == losses(plain) and len(losses(run)) == 6
+    assert run.manifest["rewards"]["lottery:lucky"]["source"].startswith("def lucky(completions")
     rewards = {row["step"]: row["eval_reward"] for row in run.metrics if "eval_reward" in row}
     assert list(rewards) == [2, 4, 6] and len(set(rewards.values())) > 1
     assert all("eval_rewards/lucky/mean" in row for row in run.metrics if "eval_reward" in row)
@@ -120,6 +121,51 @@ def test_a_resumed_run_meets_the_same_problems(trained, tmp_path, shortcuts):
     assert summary["reward_first"] == pytest.approx(sum(first) / 2, abs=1e-4)
 
 
+LEVELS = {
+    name: {"dataset_kwargs": {"min_terms": n, "max_terms": n, "max_digits": 1}, "num_problems": 20}
+    for name, n in (("two", 2), ("three", 3), ("four", 4))
+}
+
+
+def test_a_resumed_curriculum_is_at_the_same_level(trained, tmp_path):
+    "It climbs, and after a stop it asks what a run that was not stopped asks."
+    keys = {"tasks": LEVELS, "curriculum": list(LEVELS), "curriculum_groups": 6}
+    keys |= {"curriculum_raise": 0.2, "curriculum_lower": 0.0, "resample_rounds": 1}
+    whole, _ = trained("whole", **keys)
+    with pytest.raises(Preempted):
+        trained("stopped", [StopAt(tmp_path / "stopped", 3)], **keys)
+    state = json.loads((tmp_path / "stopped/checkpoints/checkpoint-3/level.json").read_text())
+    assert state["task"] in LEVELS and len(state["rates"]) < 6
+    resumed, _ = trained("stopped", **keys)
+
+    def curve(run):
+        numbers = (*NUMBERS, "groups/level")
+        return [[row[k] for k in numbers] for row in run.metrics if "reward" in row]
+
+    assert curve(resumed) == curve(whole)
+    levels = [row[-1] for row in curve(whole)]
+    assert levels[0] == 1 and max(levels) > 1
+    for row in (row for row in whole.metrics if "reward" in row):
+        asked = {name for name in LEVELS if f"reward/{name}" in row}
+        assert list(LEVELS)[int(row["groups/level"]) - 1] in asked
+
+
+def test_a_curriculum_that_is_not_one_of_the_tasks_is_an_error(configured):
+    cases = {
+        "curriculum: two, five; two or more tasks are needed, and all that there are: two, three": {
+            "tasks": LEVELS, "curriculum": ["two", "five"],
+        },
+        "the recipe has no tasks": {"curriculum": ["two", "three"]},
+        "needed are 0 <= lower < raise <= 1": {
+            "tasks": LEVELS, "curriculum": list(LEVELS), "curriculum_raise": 0.1,
+        },
+    }  # fmt: skip
+    for words, keys in cases.items():
+        cfg, _ = configured(**keys)
+        with pytest.raises(InputError, match=words):
+            grpo.check(*cfg)
+
+
 def test_what_is_known_of_a_completion_stays_with_it(configured, tmp_path):
     "The engine's log-probabilities, and what a reward function logs."
     cfg, _ = configured(resample_rounds=3)
@@ -156,7 +202,7 @@ def test_what_is_known_of_a_completion_stays_with_it(configured, tmp_path):
 def test_only_a_recipe_that_selects_gets_another_trainer(configured):
     "And one with a GPU, TRL's own way of generating."
     kinds = []
-    for keys in ({}, {"resample_rounds": 1}, {"rest_solved": 1}, EVALUATION):
+    for keys in ({}, {"resample_rounds": 1}, {"rest_solved": 1}, {"curriculum": ["a"]}, EVALUATION):
         args = configured(cpu_shortcuts=False, **keys)[0][2]
         kinds.append(grpo.trainer_class(args))
     assert kinds[0] is grpo.GRPOTrainer
