@@ -10,7 +10,7 @@ __all__ = ['JOB', 'RANKS', 'SLURM', 'COMMANDS', 'EVALUATION', 'WORDS', 'PARAMETE
            'parameter_value', 'start_notebook', 'silence', 'seconds_left', 'run_row', 'run_rows', 'show_runs',
            'show_run', 'show_log', 'text', 'ask_models', 'cancel_run', 'push_model', 'grade_file', 'run_lighteval',
            'run_distilabel', 'number', 'planned_machine', 'show_plan', 'Check', 'check_row', 'show_checks',
-           'all_commands', 'write_keys', 'stage_keys', 'candidates', 'make_parser', 'main']
+           'all_commands', 'write_keys', 'stage_keys', 'reward_names', 'candidates', 'make_parser', 'main']
 
 # %% ../nbs/73_cli.ipynb #44307934
 import argparse
@@ -19,6 +19,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -1169,6 +1170,13 @@ def stage_keys(name: str) -> list[str]:
     return []
 
 
+def reward_names() -> list[str]:
+    "The names of the rewards that come with r1nb, without an import of what they need."
+    spec = importlib.util.find_spec("r1nb.rewards")
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    return re.findall(r'(?m)^@register_reward\(\s*"(\w+)"', source)
+
+
 def candidates(words: list[str]) -> list[str]:
     "What may take the place of the last of `words`, the words of a command line after `r1nb`."
     from r1nb.runs import list_runs
@@ -1187,8 +1195,13 @@ def candidates(words: list[str]) -> list[str]:
         found = [flag for flags in own for flag in flags.split() if flag.startswith("-")]
         if typed[0] in all_stages():
             found += [f"--{key}" for key in stage_keys(typed[0])]
+    elif next((w for w in reversed(typed) if w.startswith("-")), "") == "--reward_funcs":
+        found = reward_names()
     elif typed[0] in OF_RUNS or {*typed[-2:]} & {*RUN_KEYS}:
-        found = [short_path(run.path) for run in list_runs()]
+        runs = list_runs()
+        found = [short_path(run.path) for run in runs]
+        if not any(path.startswith(last) for path in found):  # as `r1nb runs` names them
+            found = [str(run.path.relative_to(settings().runs)) for run in runs]
     return [word for word in dict.fromkeys(found) if word.startswith(last)]
 
 # %% ../nbs/73_cli.ipynb #ea25fa2d

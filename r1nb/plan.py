@@ -1091,7 +1091,7 @@ def estimate_lines(plan: Plan) -> list[str]:
         return [*lines, f"{e.steps:,} steps"]
     if e.steps is None:
         return [*lines, "steps: unknown, the data are not here; pass --examples or max_steps"]
-    hours = f"{e.hours:,.3g} hours"
+    hours = f"{e.hours:,.3g} hours" if e.hours >= 1 else duration_text(e.hours * 3600)
     if plan.machine.gpus:
         hours += f", {e.hours * ranks:,.3g} GPU-hours"
     return [*lines, f"{e.steps:,} steps: {hours}"]
@@ -1104,7 +1104,8 @@ def plan_lines(plan: Plan) -> list[str]:
     path = Path(work.choice.model_name_or_path)
     label = path.name if path.is_absolute() else path
     model = f"{plan.name}: {label}, {count.trained + count.frozen:,} "
-    model += f"parameters ({count.trained:,} trained), {work.choice.dtype or kinds}"
+    trained = f" ({count.trained:,} trained)" if work.update else ""
+    model += f"parameters{trained}, {work.choice.dtype or kinds}"
     where = "a CPU"
     if m.gpus:
         where = f"{m.nodes} x {m.gpus} GPUs of {m.memory:g} GiB"

@@ -112,6 +112,8 @@ def test_the_tab_key_completes_runs(tmp_path):
         (["r1nb", "as"], "ask"),
         (["r1nb", "ask", "runs/"], "runs/sft/first"),
         (["r1nb", "grpo", "--model_name_or_path", ""], "runs/sft/first"),
+        (["r1nb", "ask", "sf"], "sft/first"),
+        (["r1nb", "grpo", "--reward_funcs", "accuracy", "format"], "format format_zero"),
         (["r1nb", "logs", "--f"], "--follow"),
     ):
         command = ["bash", "-c", script, "bash", str(len(words) - 1), *words]
