@@ -296,7 +296,11 @@ def _notebook_page(run: Run, name: str, page: Path, book: str | None) -> Path:
     body = body.replace(alt, f'alt="Plot of the run {escape(name, quote=True)}"')
     body = body.replace("<html>", '<html lang="en">', 1)
     body = body.replace("<head>", '<head><link rel="icon" href="data:,">', 1)
-    return write_text(page, mended_links(body, book))
+    body = mended_links(body, book)
+    own = escape(page.name.replace(".notebook.html", ".html"), quote=True)
+    back = f'<nav><a href="{own}">{escape(name)}</a> <a href="../index.html">All runs</a></nav>'
+    body = re.sub(r"<body[^>]*>", lambda found: found[0] + back, body, count=1)
+    return write_text(page, body)
 
 
 def run_page(run: Run, row: dict, folder: Path, book: str | None = None) -> Path:

@@ -411,7 +411,8 @@ def test_the_gallery_compares_runs(base, open_page):
     page.wait_for_url("**/demo-sft.notebook.html")
     page.locator("img").wait_for()
     assert page.locator("img").count() == 1 and page.troubles == []
-    assert page.locator("a[href]").all_inner_texts() == ["¶", "loss", "next"]
+    links = ["demo/sft", "All runs", "¶", "loss", "next"]
+    assert page.locator("a[href]").all_inner_texts() == links
     page.get_by_role("link", name="loss").click()
     page.wait_for_url("**/42_sft.html")
 
