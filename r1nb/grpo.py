@@ -176,7 +176,7 @@ from r1nb.rewards import (
     reward_columns,
     try_own_rewards,
 )
-from .runs import Run, rank
+from .runs import Run, launched, rank
 from .sampling import end_tokens, has_vllm
 from r1nb.selection import (
     ChosenGroups,
@@ -355,8 +355,9 @@ def check(problems: ProblemsConfig, model: ModelChoice, args: GRPOConfig) -> Non
     rows = reward_problems(problems, args.reward_funcs)
     check_references(rows, args)
     check_tests(rows, args)
-    asked = [{"role": "user", "content": rows[0]["problem"]}]
-    try_own_rewards(args.reward_funcs, {"prompt": asked, **rows[0]})
+    if launched()[0] is None and not rank():  # where the job runs: a reward may load a model
+        asked = [{"role": "user", "content": rows[0]["problem"]}]
+        try_own_rewards(args.reward_funcs, {"prompt": asked, **rows[0]})
     check_tests(eval_dataset(problems, args) or (), args)
 
 # %% ../nbs/45_grpo.ipynb #13fead0a
