@@ -853,6 +853,13 @@ def interrupt(run, signum: int = signal.SIGINT) -> int:
 
     Raises `InputError` unless it is certain which process that is."""
     pid = run.manifest.get("pid", 0)
+
+    def send(number: int) -> None:
+        if descriptor is None:
+            os.kill(pid, number)
+        else:
+            signal.pidfd_send_signal(descriptor, number)
+
     try:
         descriptor = os.pidfd_open(pid) if hasattr(os, "pidfd_open") and pid > 0 else None
     except OSError:
@@ -860,10 +867,9 @@ def interrupt(run, signum: int = signal.SIGINT) -> int:
     try:
         if wrong := _not_its_process(run, pid):
             raise InputError(f"{run.path}: process {pid} of its manifest is not signalled: {wrong}")
-        if descriptor is None:
-            os.kill(pid, signum)
-        else:
-            signal.pidfd_send_signal(descriptor, signum)
+        send(signum)
+        with suppress(ProcessLookupError):
+            send(signal.SIGCONT)  # one that was stopped (Ctrl-Z) hears it then
     except ProcessLookupError:
         raise InputError(f"{run.path}: process {pid} has ended") from None
     except PermissionError:
