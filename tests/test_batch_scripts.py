@@ -342,16 +342,17 @@ def test_a_pipeline_asks_for_what_its_stages_use(tmp_path):
     options = ("--slurm", "--dry-run", "--time", "60", "--sbatch=--reservation=mine")
     shown = r1nb("pipeline", recipe, *options, cwd=tmp_path, runs=tmp_path, **site)
     assert shown.code == 0, shown.err
-    parts = re.split(r"^### (\w+)\n", shown.out, flags=re.M)[1:]
+    parts = re.split(r"^### (\w+)(?:, with .+)?\n", shown.out, flags=re.M)[1:]
     scripts = dict(zip(parts[::2], parts[1::2], strict=True))
-    assert list(scripts) == ["generate", "curate", "sft", "grpo", "evaluate", "report"]
+    assert list(scripts) == ["generate", "curate", "sft", "grpo", "evaluate", "greedy", "report"]
+    assert "### sft, with --dependency=afterok:<job of curate>\n" in shown.out
 
     def asked(option):
         found = {k: re.findall(rf"^#SBATCH {option}(.*)$", s, re.M) for k, s in scripts.items()}
         return {k: v[-1] for k, v in found.items() if v}
 
     # The teacher of the quickstart is scripted; its evaluation runs in one process.
-    assert asked("--gres=gpu:") == {"sft": "8", "grpo": "8", "evaluate": "1"}
+    assert asked("--gres=gpu:") == {"sft": "8", "grpo": "8", "evaluate": "1", "greedy": "1"}
     assert list(asked("--exclusive")) == list(asked("--mem=0")) == ["sft", "grpo"]
     assert asked("--signal=B:USR1@") == {
         k: "900" if k in ("sft", "grpo") else "180" for k in scripts

@@ -179,8 +179,8 @@ def test_the_smallest_change_is_found(seven, tiny):
 def test_a_pipeline_is_planned_before_its_models_exist(tmp_path, monkeypatch):
     monkeypatch.setenv("R1NB_RUNS", str(tmp_path))
     plans = plan_recipe(str(ROOT / "scripts" / "recipes" / "quickstart.yaml"))
-    assert [p.name for p in plans] == ["sft", "grpo", "evaluate"]
-    assert [p.fits for p in plans] == [True] * 3
+    assert [p.name for p in plans] == ["sft", "grpo", "evaluate", "greedy"]
+    assert [p.fits for p in plans] == [True] * 4
     assert plans[1].count.frozen == plans[0].count.trained
 
 

@@ -2,9 +2,9 @@
 
     python scripts/docs/picture.py runs/quickstart runs/quickstart-seed1 runs/quickstart-seed2
 
-Writes scripts/docs/learning.svg: the reward at each step of GRPO, and the mean of the last six, for
-each run; and scripts/docs/quickstart.svg: held-out problems solved by stage, the report's plot of
-the first run, and a dot for each other run.
+Writes scripts/docs/learning.svg: the reward at each step of GRPO, and the mean of the last four,
+for each run; and scripts/docs/quickstart.svg: held-out problems solved by stage, the report's plot
+of the first run, and a dot for each other run.
 """
 
 import json
@@ -18,7 +18,7 @@ from r1nb.report import accuracy_plot
 from r1nb.runs import Run
 
 matplotlib.use("svg")
-WINDOW = 6  # steps
+WINDOW = 4  # steps
 
 
 def save(fig, name: str) -> None:
