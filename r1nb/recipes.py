@@ -338,7 +338,7 @@ def _ranges(ranges: dict[Range, str]) -> dict[str, Range]:
 _WHOLE_NUMBERS = _ranges(
     {
         COUNT: """
-            batch_size client_replicas dataloader_prefetch_factor dataset_num_proc
+            batch_size client_replicas curriculum_groups dataloader_prefetch_factor dataset_num_proc
             ddp_bucket_cap_mb ddp_timeout eval_accumulation_steps generation_batch_size
             gradient_accumulation_steps lora_alpha lora_r max_completion_length max_length
             max_model_length max_new_tokens max_prompt_length max_tokens
@@ -366,7 +366,8 @@ RANGES = {
     **_ranges(
         {
             SHARE: """
-                cut_rate entropy_coef_delta heldout_fraction label_smoothing_factor max_foreign
+                curriculum_lower curriculum_raise cut_rate entropy_coef_delta heldout_fraction
+                label_smoothing_factor max_foreign
                 max_pass_rate max_repeated min_coverage min_p min_pass_rate ref_model_mixup_alpha
                 similarity slip_rate top_entropy_quantile""",
             SOME: "gpu_memory_utilization top_p vllm_gpu_memory_utilization weights",

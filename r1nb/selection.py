@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TaskProblems', 'sources', 'load_tasks', 'heldout_problems', 'eval_rows', 'HeldOutReward', 'SelectionOptions',
-           'selects', 'check_curriculum', 'check_best_metric', 'total_rewards', 'has_spread', 'Rollout', 'whole_groups',
-           'Rests', 'Level', 'JudgedFirst', 'ProblemChoice', 'ChosenGroups', 'RewardByTask']
+           'selects', 'check_curriculum', 'check_levels', 'check_best_metric', 'total_rewards', 'has_spread', 'Rollout',
+           'whole_groups', 'Rests', 'Level', 'JudgedFirst', 'ProblemChoice', 'ChosenGroups', 'RewardByTask']
 
 # %% ../nbs/44_selection.ipynb #5e1ec709
 import copy
@@ -199,13 +199,20 @@ def check_curriculum(args, tasks: list[str]) -> None:
             f"curriculum: {', '.join(map(str, args.curriculum))}; two or more tasks are needed, "
             f"and all that there are: {', '.join(tasks) or 'the recipe has no tasks'}"
         )
-    low, high, groups = args.curriculum_lower, args.curriculum_raise, args.curriculum_groups
-    if not 0 <= low < high <= 1:
-        raise InputError(
-            f"curriculum_lower {low}, curriculum_raise {high}: needed are 0 <= lower < raise <= 1"
-        )
-    if groups < 1:
-        raise InputError(f"curriculum_groups: {groups}; 1 or more is needed")
+    low, high = args.curriculum_lower, args.curriculum_raise
+    if low >= high:
+        raise InputError(f"curriculum_lower {low}: it has to be below curriculum_raise, {high}")
+
+
+def check_levels(args, tasks: list[str]) -> None:
+    "Raise `InputError` if a step asks more problems than a level has; `tasks`: of each problem."
+    groups = args.generation_batch_size // args.num_generations
+    for task in args.curriculum:
+        if tasks.count(task) < groups:
+            raise InputError(
+                f"curriculum: task '{task}' has {tasks.count(task)} problems, and a step asks "
+                f"{groups}"
+            )
 
 # %% ../nbs/44_selection.ipynb #5e1ec716
 def check_best_metric(args, reward_names: list[str], tasks: list[str] = ()) -> None:
@@ -398,13 +405,7 @@ class ProblemChoice(JudgedFirst):
         self.problem_ids = self.train_dataset["problem_id"][:]
         tasks = self.train_dataset["task"][:] if args.curriculum else [None] * len(self.problem_ids)
         self.tasks = dict(zip(self.problem_ids, tasks, strict=True))
-        groups = args.generation_batch_size // args.num_generations
-        for task in args.curriculum:
-            if tasks.count(task) < groups:
-                raise InputError(
-                    f"curriculum: task '{task}' has {tasks.count(task)} problems, and a step asks "
-                    f"{groups}"
-                )
+        check_levels(args, tasks)
 
     def asks(self, id: str) -> bool:
         "Whether the problem is of the level that is asked."

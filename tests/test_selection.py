@@ -156,7 +156,7 @@ def test_a_curriculum_that_is_not_one_of_the_tasks_is_an_error(configured):
             "tasks": LEVELS, "curriculum": ["two", "five"],
         },
         "the recipe has no tasks": {"curriculum": ["two", "three"]},
-        "needed are 0 <= lower < raise <= 1": {
+        "curriculum_lower 0.2: it has to be below curriculum_raise, 0.1": {
             "tasks": LEVELS, "curriculum": list(LEVELS), "curriculum_raise": 0.1,
         },
     }  # fmt: skip
