@@ -15,7 +15,7 @@ export $(VALUES)
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready quickstart zero evaluate test lab export docs docs-serve clean
+.PHONY: help setup ready quickstart zero r1 evaluate test lab export docs docs-serve clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ quickstart:  ## the whole pipeline on a real 135M model, on a CPU: report in run
 
 zero:  ## R1-Zero on the same model: GRPO without any fine-tuning before it; report in runs/zero
 	@bash scripts/targets.sh zero
+
+r1:  ## R1's stages in turn: SFT, GRPO, rejection sampling, SFT, GRPO; report in runs/r1
+	@bash scripts/targets.sh r1
 
 evaluate:  ## MODEL=owner/name TASK=math_500 [PARALLEL=data|tensor NUM_GPUS=8]: a model's scores
 	@bash scripts/targets.sh evaluate

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make quickstart`, `make zero`, `make evaluate` and `make lab` do:
-# bash scripts/targets.sh quickstart|zero|evaluate|lab
+# What `make quickstart`, `make zero`, `make r1`, `make evaluate` and `make lab` do:
+# bash scripts/targets.sh quickstart|zero|r1|evaluate|lab
 # The values (MODEL, TASK, ARGS, ...) come through the environment and stay values: none is ever
 # part of a program.
 set -uo pipefail
@@ -33,13 +33,16 @@ folder_of() {
 }
 
 case ${1:-} in
-  quickstart | zero)
+  quickstart | zero | r1)
     case $SEED in *[!0-9]*) refuse "SEED: '$SEED' is not a whole number" ;; esac
-    recipe=scripts/recipes/quickstart.yaml
-    if [ "$1" = zero ]; then recipe=scripts/recipes/r1-zero/laptop.yaml; fi
+    case $1 in
+      quickstart) recipe=quickstart.yaml ;;
+      zero) recipe=r1-zero/laptop.yaml ;;
+      r1) recipe=r1/laptop.yaml ;;
+    esac
     set_up
     if [ "${SEED:-0}" != 0 ]; then more=(--seed "$SEED" --name "$1-seed$SEED"); fi
-    run r1nb pipeline "${RECIPE:-$recipe}" ${more[@]+"${more[@]}"}
+    run r1nb pipeline "${RECIPE:-scripts/recipes/$recipe}" ${more[@]+"${more[@]}"}
     ;;
   evaluate)
     if [ -z "$MODEL" ] || [ -z "${TASK//[[:space:]]/}" ]; then
@@ -65,5 +68,5 @@ print(job_environment().get("LD_PRELOAD", ""))')
     run jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb \
       ${more[@]+"${more[@]}"}
     ;;
-  *) refuse "usage: bash scripts/targets.sh quickstart|evaluate|lab" ;;
+  *) refuse "usage: bash scripts/targets.sh quickstart|zero|r1|evaluate|lab" ;;
 esac

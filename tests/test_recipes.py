@@ -103,7 +103,7 @@ def test_recipes_have_run_folders_of_their_own(tmp_path):
 def test_recipes_are_found():
     assert len(TRAINING) > 15 and len(FILTERING) == 3
     others = {p for p in FOLDER.rglob("*.yaml")} - {*TRAINING, *FILTERING}
-    assert {named(p) for p in others} == {"quickstart", "r1-zero/laptop"}
+    assert {named(p) for p in others} == {"quickstart", "r1-zero/laptop", "r1/laptop", "r1/8xh100"}
 
 
 @pytest.mark.parametrize("path", [*TRAINING, *FILTERING], ids=named)

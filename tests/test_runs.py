@@ -737,10 +737,11 @@ def test_make_quickstart_passes_text_on_and_runs_none(value, stubbed, tmp_path):
     assert not (tmp_path / "f").exists()
 
 
-def test_make_zero_is_the_recipe_of_r1_zero(stubbed):
-    recipe = ["pipeline", "scripts/recipes/r1-zero/laptop.yaml"]
-    assert stubbed("zero")[1] == recipe
-    assert stubbed("zero", "SEED=2")[1] == [*recipe, "--seed", "2", "--name", "zero-seed2"]
+@pytest.mark.parametrize(("target", "folder"), [("zero", "r1-zero"), ("r1", "r1")])
+def test_make_zero_and_make_r1_have_their_recipes(target, folder, stubbed):
+    recipe = ["pipeline", f"scripts/recipes/{folder}/laptop.yaml"]
+    assert stubbed(target)[1] == recipe
+    assert stubbed(target, "SEED=2")[1] == [*recipe, "--seed", "2", "--name", f"{target}-seed2"]
     assert stubbed("quickstart")[1] == ["pipeline", "scripts/recipes/quickstart.yaml"]
 
 
