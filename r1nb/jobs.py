@@ -411,7 +411,7 @@ def opening_lines(run: Run, job: Job) -> list[str]:
     machine, code = m.get("hardware") or {}, m.get("git") or {}
     words = ["r1nb", job.stage]
     if job.stage == "notebook":
-        words.append(short_path(job.notebook))
+        words = ["r1nb", "run", short_path(job.notebook)]
     if job.config:
         words += ["--config", str(job.config)]
     for key, value in {**job.overrides, **job.parameters}.items():

@@ -46,7 +46,7 @@ def test_the_log_of_a_training_can_be_read(alone):
     written = alone.manifest["config"]  # the default batch size too
     assert [key for key in written if f" {key} " not in configuration] == []
     assert "AcceleratorConfig" not in configuration
-    assert "traces.jsonl" in re.sub(r"\s+|recipe", "", configuration)  # a path may be on two lines
+    assert "traces.jsonl" in re.sub(r"\s+|given", "", configuration)  # a path may be on two lines
     assert max(map(len, configuration.splitlines())) <= 100
     titles = re.findall(r"(?m)^## (.+)", text)
     assert titles[0] == "Configuration" and titles[-1] == "Summary"
@@ -80,7 +80,9 @@ def test_nothing_hostile_reaches_a_log(tmp_path):
         and "".join(re.findall("y+", table)) == 90 * "y"
     )
     assert "4 < 5" in text and "a  b" in text and "**bold** *" in text and "printed  red" in text
-    assert text.startswith("\n# A title\n\n## A part\n") and "notebook, completed in" in text
+    began, _, rest = text.partition("\n\n")
+    assert began.startswith("command r1nb run mine.ipynb --run-dir run\nstarted 20")
+    assert rest.startswith("\n# A title\n\n## A part\n") and "notebook, completed in" in rest
 
 
 def test_a_terminal_gets_lines_of_its_width_and_no_commands(tmp_path):
