@@ -210,3 +210,23 @@ def alone(recipe, tmp_path_factory):
     from r1nb.runs import Run
 
     return Run(folder / "run")
+
+
+@pytest.fixture(scope="session")
+def seven(tmp_path_factory):
+    "A folder with the configuration of a model of 7.6 billion parameters, and no weights."
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("seven")
+    Qwen2Config(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=False,
+        architectures=["Qwen2ForCausalLM"],
+    ).save_pretrained(folder)
+    return str(folder)

@@ -36,26 +36,6 @@ GRPO = {
 
 
 @pytest.fixture(scope="module")
-def seven(tmp_path_factory):
-    "A folder with the configuration of a model of 7.6 billion parameters, and no weights."
-    from transformers import Qwen2Config
-
-    folder = tmp_path_factory.mktemp("seven")
-    Qwen2Config(
-        vocab_size=152_064,
-        hidden_size=3584,
-        intermediate_size=18_944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=32_768,
-        tie_word_embeddings=False,
-        architectures=["Qwen2ForCausalLM"],
-    ).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return str(tiny_model(tmp_path_factory.mktemp("tiny")))
 
