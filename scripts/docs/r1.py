@@ -3,7 +3,7 @@
     python scripts/docs/r1.py runs/r1 runs/r1-seed1
 
 For each run: the scores of every model on every task, the traces that rejection sampling gave, and
-the first and last rewards of both reinforcement learnings.
+the reward at each step of both reinforcement learnings.
 """
 
 import json
