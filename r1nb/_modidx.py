@@ -1729,6 +1729,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'r1nb.slurm._grpo_server': ('slurm.html#_grpo_server', 'r1nb/slurm.py'),
                             'r1nb.slurm._model_options': ('slurm.html#_model_options', 'r1nb/slurm.py'),
                             'r1nb.slurm._sbatch_value': ('slurm.html#_sbatch_value', 'r1nb/slurm.py'),
+                            'r1nb.slurm._seconds': ('slurm.html#_seconds', 'r1nb/slurm.py'),
                             'r1nb.slurm._server_gpus': ('slurm.html#_server_gpus', 'r1nb/slurm.py'),
                             'r1nb.slurm._site_lines': ('slurm.html#_site_lines', 'r1nb/slurm.py'),
                             'r1nb.slurm._tensor_parallel': ('slurm.html#_tensor_parallel', 'r1nb/slurm.py'),

@@ -286,6 +286,17 @@ def _times(size: str, n: int) -> str:
     return f"{int(size.rstrip('KMGT')) * n}{size.lstrip('0123456789')}"
 
 
+def _seconds(limit: str) -> int:
+    "The seconds of a Slurm time limit: 90 (minutes), 4:00:00, 1-12."
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+        return ((int(days) * 24 + hours) * 60 + minutes) * 60 + seconds
+    hours, minutes, seconds = {1: (0, *parts, 0), 2: (0, *parts), 3: parts}[len(parts)]
+    return (hours * 60 + minutes) * 60 + seconds
+
+
 def resources(job: Job, options: SlurmOptions) -> SlurmOptions:
     "`options`, in which what was not given is what `job` needs, or what the settings say."
     s, gpus = settings(), options.gpus_per_node
@@ -300,6 +311,8 @@ def resources(job: Job, options: SlurmOptions) -> SlurmOptions:
     if notice is None:
         trains = find_stage(job.stage).ranks == "train"
         notice = s.training_notice if trains else s.notice
+        if options.time:  # or a short job would be told to save as soon as it starts
+            notice = min(notice, _seconds(options.time) // 2)
     mem = mem or s.mem or ("0" if exclusive else _times(s.mem_per_gpu, gpus))
     return replace(
         options, gpus_per_node=gpus, exclusive=exclusive, cpus_per_task=cpus, mem=mem, notice=notice

@@ -19,6 +19,7 @@ import argparse
 import difflib
 import html
 import json
+import os
 import re
 import sys
 import tomllib
@@ -81,8 +82,10 @@ def run(notebook: Path) -> dict[str, list]:
     resources = {"metadata": {"path": str(notebook.parent)}}
     client = NotebookClient(nb, timeout=CELL_TIMEOUT, kernel_name="python3", resources=resources)
     client.extra_arguments = ["--log-level=ERROR"]  # of the kernel
+    # With pytest's variable a kernel does not capture what child processes print.
+    env = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     outputs = {}
-    with client.setup_kernel():
+    with client.setup_kernel(env=env):
         for index, cell in enumerate(nb.cells):
             if cell.cell_type != "code" or left_out(cell.source):
                 continue

@@ -33,6 +33,27 @@ TASK = {
 TRAINING = {"dtype": "float32", "gradient_checkpointing": False, "learning_rate": 1e-3}
 
 
+def pytest_terminal_summary(terminalreporter, config):
+    "Print the seconds of the slowest files and tests; in a rerun those of the first run too."
+    files, tests = {}, {}
+    for report in (r for reports in terminalreporter.stats.values() for r in reports):
+        if seconds := getattr(report, "duration", 0):
+            for times, name in (files, report.nodeid.split("::")[0]), (tests, report.nodeid):
+                times[name] = times.get(name, 0) + seconds
+    if sum(files.values()) < 60 or hasattr(config, "workerinput"):
+        return
+    before = config.cache.get("r1nb/seconds", "") if config.option.lf else ""
+
+    def longest(times, count):
+        rows = sorted(times.items(), key=lambda row: -row[1])[:count]
+        return [f"{seconds:6.0f} s  {name}" for name, seconds in rows]
+
+    lines = ["files of tests by their time", *longest(files, 16), "tests", *longest(tests, 24)]
+    config.cache.set("r1nb/seconds", "\n".join(lines))
+    for line in [*(["in the first run:", *before.splitlines()] if before else []), "", *lines]:
+        terminalreporter.write_line(line)
+
+
 def start(*arguments, cwd, runs, **env):
     "Start `r1nb`, which writes to `out.txt` and `err.txt` in `cwd` and puts its runs in `runs`."
     # Files, not pipes: a leftover process would hold a pipe open and the test would wait for it.

@@ -171,7 +171,7 @@ def test_cancel(cluster, recipe, tmp_path):
     )
     assert again.code == 2 and f"job {job}" in again.err
     result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
-    assert result.code == 0, result.err
+    assert result.code == 0 and f"job {job} of" in result.out, result.out + result.err
     until(job, ["CANCELLED"], tmp_path)
     rows = r1nb("runs", "--json", cwd=tmp_path, runs=tmp_path / "runs")
     assert '"state": "queued"' not in rows.out
@@ -183,6 +183,19 @@ def test_cancel(cluster, recipe, tmp_path):
     run.update(host="node9")
     assert run.status in ("running", "created", "queued")
     subprocess.run(["scancel", str(again)], check=True)
+
+
+def test_a_job_cancelled_after_the_notice_stays_cancelled(cluster, recipe, tmp_path):
+    options = ("--run-dir", "runs/run", "--max_steps", "5000", "--time", "30")
+    (job,) = submit("sft", "--config", recipe, *options, cwd=tmp_path)
+    wait_for(lambda: "command r1nb sft" in log(tmp_path), "the job's start", deadline=WAIT)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", str(job)], check=True)
+    wait_for(lambda: "the time limit is near" in log(tmp_path), "the notice")
+    result = r1nb("cancel", "run", cwd=tmp_path, runs=tmp_path / "runs")
+    assert f"job {job} of" in result.out, result.out + result.err
+    wait_for(lambda: "ended with exit code" in log(tmp_path), "the job's end", deadline=WAIT)
+    assert "back into the queue" not in log(tmp_path)
+    until(job, ["CANCELLED"], tmp_path)
     wait_for(lambda: not cluster.ask("squeue", "-h"), "an empty queue")
 
 

@@ -15,7 +15,7 @@
 #                       answers, and the job runs beside it
 #   R1NB_SERVER_MODEL   the model to ask once before the job starts
 # Near its time limit Slurm sends USR1: training saves a checkpoint and ends, and the job goes back
-# into the queue.
+# into the queue, unless it is cancelled meanwhile.
 
 set -uo pipefail
 R1NB_NODES=$SLURM_NNODES
@@ -35,9 +35,11 @@ say "$R1NB_STAGE on $SLURM_NNODES node(s) ($SLURM_JOB_NODELIST), job $SLURM_JOB_
   "restart $restarts"
 rm -f "$R1NB_RUN_DIR/stop"
 
-asked="" serving=""
+asked="" ends=0 serving=""
 save_and_stop() {
   asked=yes
+  ends=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p')
+  ends=$(date -d "$ends" +%s 2>/dev/null || echo 0)
   say "the time limit is near, asking the job to save"
   case $R1NB_STAGE in
     sft|grpo) touch "$R1NB_RUN_DIR/stop" ;;
@@ -45,8 +47,13 @@ save_and_stop() {
     *) scancel --signal=TERM "$SLURM_JOB_ID" ;;
   esac
 }
+# TERM before the limit is somebody's scancel, or a preemption after which Slurm itself requeues.
+end_step() {
+  if [ "$(date +%s)" -lt "$ends" ]; then asked=""; fi
+  scancel --signal=TERM "$SLURM_JOB_ID"
+}
 trap save_and_stop USR1
-trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM INT
+trap end_step TERM INT
 
 # The end: where the job was asked to save, it goes back into the queue.
 leave() {
