@@ -6,7 +6,7 @@
 __all__ = ['JOB', 'RANKS', 'SLURM', 'COMMANDS', 'EVALUATION', 'WORDS', 'PARAMETER', 'SILENT', 'COLUMNS', 'RUN', 'BEFORE_THE_END',
            'ASK', 'PLAN', 'CHECKS', 'COMPLETION', 'OF_RUNS', 'RUN_KEYS', 'spellings', 'add_options', 'count', 'switch',
            'Command', 'command', 'slurm_options', 'parallel', 'compare', 'merge', 'list_keys', 'stage_job',
-           'series_job', 'benchmarks_after', 'evaluate_series', 'start_stage', 'stage_command', 'start_pipeline',
+           'series_jobs', 'benchmarks_after', 'evaluate_series', 'start_stage', 'stage_command', 'start_pipeline',
            'parameter_value', 'start_notebook', 'silence', 'seconds_left', 'run_row', 'run_rows', 'show_runs',
            'show_run', 'show_log', 'text', 'ask_models', 'cancel_run', 'push_model', 'grade_file', 'run_lighteval',
            'run_distilabel', 'number', 'planned_machine', 'show_plan', 'Check', 'check_row', 'show_checks',
@@ -322,20 +322,26 @@ def stage_job(args, rest: list[str]):
     )
 
 # %% ../nbs/73_cli.ipynb #27d241e1
-def series_job(name: str, job):
-    "The evaluation `job` with the checkpoints of the training run `name` as its models."
+def series_jobs(name: str, job) -> list:
+    """The evaluation `job` with the checkpoints of the training run `name` as its models.
+
+    One for each of the training's tasks, unless `job` names its problems."""
     from dataclasses import replace
 
     from r1nb.recipes import merge as merged
     from r1nb.recipes import read_stage
     from r1nb.runs import Run, find_run
-    from r1nb.series import series_overrides
+    from r1nb.series import series_overrides, series_tasks
 
     training = find_run(name)
     recipe = merged(read_stage(job.config) if job.config else {}, job.overrides)
-    folder = job.run_dir or str(training / "evaluations" / "series")
-    found = series_overrides(training, recipe, Run(folder))
-    return replace(job, overrides={**found, **job.overrides}, run_dir=folder)
+    jobs = []
+    for task in series_tasks(training, recipe):
+        folder = job.run_dir or str(training / "evaluations" / "series")
+        folder = f"{folder}-{task}" if task else folder
+        found = series_overrides(training, recipe, Run(folder), task)
+        jobs.append(replace(job, overrides={**found, **job.overrides}, run_dir=folder))
+    return jobs
 
 
 def benchmarks_after(job) -> list[str]:
@@ -360,7 +366,8 @@ def evaluate_series(job, benchmarks: list[str]) -> int:
 
     n = ranks_of(job)[1]
     evaluation = Job("evaluate", overrides={"tasks": benchmarks}, num_processes=n, debug=job.debug)
-    return start_job(series_job(str(run_folder(job)), evaluation))
+    codes = [start_job(job) for job in series_jobs(str(run_folder(job)), evaluation)]
+    return max(codes)
 
 # %% ../nbs/73_cli.ipynb #4f4b5c2c
 def start_stage(args, rest: list[str]) -> int:
@@ -375,7 +382,7 @@ def start_stage(args, rest: list[str]) -> int:
         rest = parallel(args, rest)
     job = stage_job(args, rest)
     if getattr(args, "series", None):
-        job = series_job(args.series, job)
+        return max([_start(each, args) for each in series_jobs(args.series, job)])
     code = _start(job, args)
     benchmarks = () if code or slurm_options(args) else benchmarks_after(job)
     return evaluate_series(job, benchmarks) if benchmarks else code

@@ -546,11 +546,11 @@ class Outbox:
             with suppress(OSError, ValueError):  # stderr may be closed
                 print(text, file=sys.stderr, flush=True)
 
-    def finish(self) -> None:
-        "Return when everything is done, and end the thread."
+    def finish(self, within: float | None = None) -> None:
+        "Return when everything is done, or after `within` seconds, and end the thread."
         if self.thread is not None:
             self.waiting.put(None)
-            self.thread.join()
+            self.thread.join(within)
             self.thread = None
 
 # %% ../nbs/35_hub.ipynb #37c99464

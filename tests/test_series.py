@@ -1,6 +1,7 @@
 "The checkpoints of a training as a series of models, compared and merged, by the commands."
 
 import json
+import shutil
 
 import pytest
 from conftest import TASK, TRAINING, succeeds
@@ -55,6 +56,24 @@ def test_an_interrupted_series_samples_only_what_is_missing(series):
     assert files["step-4"].read_text() == before["step-4"]
     assert files["step-2"].read_text().startswith("".join(lines[:-3]))
     assert len(read_log(files["step-2"])) == len(lines)
+
+
+@pytest.mark.slow
+def test_each_task_of_a_training_gets_its_series(series, tmp_path):
+    shutil.copytree(series / "run", tmp_path / "both", ignore=shutil.ignore_patterns("evaluations"))
+    training = Run(tmp_path / "both")
+    config = {k: v for k, v in training.manifest["config"].items() if k not in TASK}
+    products = {"dataset_name": "reasoning_gym/products", "num_problems": 8, "weight": 2.0}
+    training.update(config={**config, "tasks": {"sums": TASK, "products": products}})
+    words = ("evaluate", "--series", "both", "--limit", 2, "--samples", 1)
+    succeeds(*words, cwd=tmp_path)
+    for task, name in ("sums", TASK["dataset_name"]), ("products", "reasoning_gym/products"):
+        run = Run(training / "evaluations" / f"series-{task}")
+        assert run.status == "completed"
+        assert (run.manifest["config"]["dataset_name"], len(run.manifest["config"]["models"])) == (
+            name,
+            3,
+        )
 
 
 def test_several_runs_are_compared_with_the_first(series, capsys):
