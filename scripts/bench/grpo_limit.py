@@ -6,7 +6,12 @@ The quickstart must have run: its SFT model and its recipe are used. Generation 
 batch are timed apart, and their floating-point operations are counted by PyTorch in another pass
 (a multiply-add is two). The limit is the time that these operations would take at the speed of a
 plain product of the model's own shapes, measured in the same run: with many rows for the update,
-with as many rows as completions for generation.
+with as many rows as completions for generation. Generation multiplies by another matrix each time,
+until all weights were read, so its product is measured over as many matrices as the model has.
+
+Where the rest goes is a profile of one more pass: the share of its time in products, in attention,
+in copies (the cache of keys and values grows by them), in other operators, and in none, which is
+Python.
 """
 
 import argparse
@@ -18,17 +23,47 @@ from pathlib import Path
 from cpu_shortcuts import build, grpo_keys, restart, timed, update
 
 
-def product_speed(rows: int, width: int, columns: int, dtype, seconds: float = 2.0) -> float:
-    "Operations a second of the fastest product (rows, width) x (width, columns)."
+def product_speed(
+    rows: int, width: int, columns: int, dtype, copies: int = 1, seconds: float = 3.0
+) -> float:
+    "Operations a second of the fastest products (rows, width) x (width, columns) with `copies`."
     import torch
+    from torch.nn.functional import linear
 
-    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, columns, dtype=dtype)
+    a = torch.randn(rows, width, dtype=dtype)
+    weights = torch.randn(copies, columns, width, dtype=dtype)
     fastest, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        begin = time.perf_counter()
-        a @ b
-        fastest = min(fastest, time.perf_counter() - begin)
-    return 2 * rows * width * columns / fastest
+    with torch.no_grad():
+        while time.perf_counter() < end:
+            begin = time.perf_counter()
+            for weight in weights:
+                linear(a, weight)
+            fastest = min(fastest, time.perf_counter() - begin)
+    return 2 * rows * width * columns * copies / fastest
+
+
+GROUPS = {  # operators by the beginning of their names
+    "products": ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mkldnn_linear"),
+    "attention": ("_scaled_dot_product", "scaled_dot_product", "_flash_attention"),
+    "copies": ("cat", "copy_", "_to_copy", "index", "clone", "contiguous", "stack", "repeat"),
+}
+
+
+def shares(action) -> dict[str, float]:
+    "Group of operators → its share of the time of `action()`."
+    from torch.profiler import ProfilerActivity, profile
+
+    begin = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        action()
+        took = time.perf_counter() - begin
+    found = dict.fromkeys([*GROUPS, "other operators"], 0.0)
+    for event in profiled.key_averages():
+        if event.key.startswith(("aten::", "mkldnn")):
+            name = event.key.removeprefix("aten::")
+            group = next((g for g, names in GROUPS.items() if name.startswith(names)), None)
+            found[group or "other operators"] += event.self_cpu_time_total / 1e6 / took
+    return {**found, "Python": max(0.0, 1 - sum(found.values()))}
 
 
 def counted(action) -> float:
@@ -66,8 +101,9 @@ def main() -> None:
     inputs = generate()
     inputs["advantages"][::2], inputs["advantages"][1::2] = 0.5, -0.5
     tokens = int(inputs["completion_mask"].sum())
+    copies = trainer.model.num_parameters() // (width * inner)
     parts = {
-        "generation": (generate, product_speed(args.completions, width, inner, dtype)),
+        "generation": (generate, product_speed(args.completions, width, inner, dtype, copies)),
         "update": (lambda: update(trainer, inputs), product_speed(2048, width, inner, dtype)),
     }
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, ", end="")
@@ -86,6 +122,9 @@ def main() -> None:
             f"{limit / took:7.2f}"
         )
     print(f"{'step':12}{'':30}{sum(limits):9.2f}{sum(times):8.2f}{sum(limits) / sum(times):7.2f}")
+    for name, (action, _) in parts.items():
+        found = ", ".join(f"{group} {share:.0%}" for group, share in shares(action).items())
+        print(f"{name}: {found}")
 
 
 if __name__ == "__main__":
