@@ -29,6 +29,7 @@ from r1nb.problems import (
     load_problems,
     replace_lone_surrogates,
     to_messages,
+    without_examples,
 )
 from .publish import PublishConfig, check_publish, publish
 from .runs import Run, atomic_path, rank, world_size
@@ -337,6 +338,8 @@ def run_generate(
         return {}  # its share is in its own file, which rank 0 reads
     seconds = time.time() - begin
     traces = trace_table(table, sampled, model, sampling, teacher)
+    examples = problems.examples
+    traces["verification"] = [without_examples(v, examples) for v in traces.verification]
     file = run / "dataset" / "train.parquet"
     with atomic_path(file) as temporary:
         traces.to_parquet(temporary, index=False)

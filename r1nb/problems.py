@@ -7,8 +7,8 @@ __all__ = ['COLUMNS', 'SPLITS', 'MAX_DEPTH', 'ROLES', 'ALIASES', 'R1_SYSTEM_PROM
            'replace_lone_surrogates', 'iter_jsonl', 'parquet_batches', 'iter_parquet', 'data_file', 'iter_rows',
            'read_rows', 'is_local', 'short_name', 'is_missing', 'message_text', 'read_messages', 'conversation_id',
            'earlier_turns', 'final_answer', 'split_question', 'to_problem', 'SourceConfig', 'ProblemsConfig',
-           'extra_columns', 'gym_rows', 'source_rows', 'example_turns', 'with_examples', 'load_problems', 'to_messages',
-           'fill_template']
+           'extra_columns', 'gym_rows', 'source_rows', 'example_turns', 'with_examples', 'without_examples',
+           'load_problems', 'to_messages', 'fill_template']
 
 # %% ../nbs/12_problems.ipynb #7884a5e8
 import hashlib
@@ -348,7 +348,8 @@ def _verification(row: dict, extra: dict, turns: list[dict]) -> str:
         except (ValueError, RecursionError):
             given = None
     content = given if isinstance(given, dict) else extra
-    return json.dumps({**({"turns": turns} if turns else {}), **content}, default=str)
+    first = {"turns": turns} if turns else {}
+    return json.dumps({**first, **content, **first}, default=str)
 
 # %% ../nbs/12_problems.ipynb #2249c08e
 def _renamed(row: dict, columns: dict[str, str] | None) -> dict:
@@ -631,6 +632,16 @@ def with_examples(row: dict, examples: list[list[str]]) -> dict:
         return row
     turns = [*example_turns(examples), *earlier_turns(row["verification"])]
     return {**row, "verification": _verification(row, {}, turns)}
+
+
+def without_examples(verification: str, examples: list[list[str]]) -> str:
+    "`verification` as it was before `with_examples`."
+    turns, shown = earlier_turns(verification), example_turns(examples)
+    if not shown or turns[: len(shown)] != shown:
+        return verification
+    content = {k: v for k, v in json.loads(verification).items() if k != "turns"}
+    own = turns[len(shown) :]
+    return json.dumps({**({"turns": own} if own else {}), **content})
 
 # %% ../nbs/12_problems.ipynb #f628bc45
 def _check_extra(rows: list[dict], names, where: str) -> None:
