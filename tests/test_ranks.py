@@ -125,13 +125,24 @@ SELECTING = {
     "resample_rounds": 2, "rest_solved": 2, "rest_hopeless": 2,
     "eval_strategy": "steps", "eval_steps": 3, "num_eval_problems": 6,
 }  # fmt: skip
+LEVELS = {
+    name: {"dataset_kwargs": {"min_terms": n, "max_terms": n, "max_digits": 1}, "num_problems": 20}
+    for name, n in (("two", 2), ("three", 3), ("four", 4))
+}
+CLIMBING = {
+    "reward_funcs": ["lottery:lucky"], "num_generations": 8, "resample_rounds": 1, "tasks": LEVELS,
+    "curriculum": list(LEVELS), "curriculum_groups": 6, "curriculum_raise": 0.3,
+    "curriculum_lower": 0.0,
+}  # fmt: skip
 SIZES = {"one": (16, 1, 1), "accumulated": (8, 2, 1), "two": (8, 1, 2)}
 SPREAD = {"one": (24, 1, 1), "two": (12, 1, 2)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("more", "sizes"), [({}, SIZES), (SELECTING, SPREAD)], ids=["plain", "selecting"]
+    ("more", "sizes"),
+    [({}, SIZES), (SELECTING, SPREAD), (CLIMBING, SPREAD)],
+    ids=["plain", "selecting", "climbing"],
 )
 def test_grpo_on_two_ranks_learns_as_on_one(more, sizes, tiny_model, tmp_path):
     """Same global batch, same completions, same curve: one batch, two accumulated ones, two ranks.
@@ -168,6 +179,8 @@ def test_grpo_on_two_ranks_learns_as_on_one(more, sizes, tiny_model, tmp_path):
         assert len(norms) == WINDOW and all(norm > 0 for norm in norms[1:])
         if more:  # in the first step no group has a spread, nor do the replacements
             assert sum(row.get("groups/resampled", 0) for row in run.metrics) > 2
+        if "curriculum" in more:
+            assert max(row.get("groups/level", 0) for row in run.metrics) > 1
         (limit,) = (row for row in read_diagnosis(run) if row["sign"] == "length limit")
         assert limit["since"] == WINDOW and limit["numbers"]["clipped"] > 0.5
         record = (run / "job.ipynb").read_text()
