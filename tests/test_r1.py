@@ -51,6 +51,7 @@ def test_the_laptop_recipe_runs(tiny_model, tmp_path):
     assert str(tiny_model) in sampled[1].teacher[0]
     selected = pd.read_parquet(run / "select/dataset/train.parquet")
     assert set(selected.source) == {"reasoning_gym/chain_sum", "reasoning_gym/products"}
+    assert not selected.verification.str.contains("turns").any()  # no examples in front
     keys = {"eval_reward/sums", "eval_reward/products", "reward/sums", "reward/products"}
     assert keys & set().union(*Run(run / "mixed").metrics)
     rows = stage_scores(run)
