@@ -18,7 +18,7 @@ export PATH := $(abspath $(VENV)/bin):$(PATH)
 .PHONY: help setup ready quickstart zero r1 evaluate test lab export docs docs-serve clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup:  ## make the virtual environment, install r1nb with EXTRAS (default: dev,lab); can be rerun
 	@bash scripts/setup.sh

@@ -112,6 +112,9 @@ def find_model(name: str) -> tuple[str, str | None]:
     run = _named_run(name)
     if run is None:
         resolve_model(name)
+        if "/" in name and not Path(name).exists():
+            runs = short_path(settings().runs)
+            print(f"r1nb: no run {name} in {runs}, so this is a model of the Hub", file=sys.stderr)
         return name, R1_SYSTEM_PROMPT
     if problem := _no_model(run):
         raise InputError(problem)

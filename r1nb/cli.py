@@ -671,6 +671,8 @@ def _log_file(run, args) -> Path | None:
 def _no_log(run, args) -> str:
     "The message for a log that does not exist."
     existing = ", ".join(sorted(p.name for p in (run / "logs").glob("*.log"))) or "none"
+    if stages := sorted(run.path.glob("*/logs/*.log"), key=lambda p: p.stat().st_mtime):
+        existing += f"; its stages have logs, the newest: r1nb logs {stages[-1].parent.parent}"
     wanted = "batch log" if args.slurm else f"log of rank {args.rank}"
     return f"{run.path}: no {wanted} yet (the run is {run.status}); logs: {existing}"
 

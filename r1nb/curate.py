@@ -981,7 +981,7 @@ def describe_steps(word: str) -> list[str]:
     'A line for each step, if `word` (of `r1nb curate --keys word`) is in "steps".'
     if word not in "steps":
         return []
-    return [f"step {name}: {step.look.__doc__}" for name, step in STEPS.items()]
+    return [f"step {k}: {' '.join(step.look.__doc__.split())}" for k, step in STEPS.items()]
 
 
 stage = Stage(

@@ -30,6 +30,7 @@ from r1nb.benchmarks import (
     unreadable_references,
 )
 from r1nb.models import (
+    BUNDLED,
     ModelChoice,
     adapter_base,
     check_model,
@@ -605,6 +606,12 @@ def check(
     cfg: EvaluateConfig, problems: ProblemsConfig, model: ModelChoice, sampling: SamplingConfig
 ) -> None:
     "Raise `InputError` for what cannot work, before anything is written."
+    if cfg.models and model.model_name_or_path != BUNDLED:
+        raise InputError(
+            f"models and model_name_or_path are both given: {', '.join(cfg.models)}, and "
+            f"{model.model_name_or_path}; give one of them, e.g. --models "
+            f"'{{mine: {model.model_name_or_path}}}'"
+        )
     names = compared_models(cfg, model).values()
     choices = [replace(model, model_name_or_path=name) for name in names]
     if sampling.backend not in ("server", "replay"):

@@ -629,7 +629,11 @@ def read_stage(config: str | Path) -> dict:
     `file.yaml#stage@name`: of the pipeline renamed to `name`."""
     file, _, stage = str(config).partition("#")
     if not stage:
-        return read_yaml(file)
+        content = read_yaml(file)
+        if isinstance(content.get("stages"), dict):
+            known = ", ".join(f"{file}#{name}" for name in content["stages"])
+            raise InputError(f"{file} is a pipeline; name a stage of it: {known}")
+        return content
     stage, _, name = stage.partition("@")
     stages = read_recipe(file, name or None)["stages"]
     if stage not in stages:

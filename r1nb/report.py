@@ -288,7 +288,8 @@ def accuracy_plot(results: dict):
         ax.axhline(height, color="grey", linestyle=":")
         style = {"color": "grey", "fontsize": 8, "ha": "right"}
         ax.text(1, height + 1, "best constant answer", transform=ax.get_yaxis_transform(), **style)
-    sizes = f"{first.get('n_problems')} problems, {first.get('n_samples')} samples each"
+    each = "a sample" if first.get("n_samples") == 1 else f"{first.get('n_samples')} samples"
+    sizes = f"{first.get('n_problems')} problems, {each} each"
     ax.set_title(f"{results.get('title', 'held-out')}: {sizes}; bars: 95 %", fontsize=9)
     ax.set_ylabel(f"{score}, %")
     ax.set_ylim(0, 108)
