@@ -280,7 +280,10 @@ def test_a_model_that_is_not_there(refused, here, evaluation):
     )
     refused([*evaluation, "--model_name_or_path", "models/small"], "models/small: no config.json")
     refused([*evaluation, "--model_name_or_path", here / "gone" / "model"], "gone does not exist")
-    refused([*evaluation, "--models", "{base: ./nothing}"], "./nothing")
+    data = ["evaluate", "--dataset_name", "sums.jsonl"]
+    refused([*data, "--models", "{base: ./nothing}"], "./nothing")
+    both = [*evaluation, "--models", "{base: bundled}"]
+    refused(both, "models and model_name_or_path are both given: base, and")
 
 
 @pytest.fixture
