@@ -366,8 +366,8 @@ def evaluate_series(job, benchmarks: list[str]) -> int:
 
     n = ranks_of(job)[1]
     evaluation = Job("evaluate", overrides={"tasks": benchmarks}, num_processes=n, debug=job.debug)
-    codes = [start_job(job) for job in series_jobs(str(run_folder(job)), evaluation)]
-    return max(codes)
+    (series,) = series_jobs(str(run_folder(job)), evaluation)  # one: it names its benchmarks
+    return start_job(series)
 
 # %% ../nbs/73_cli.ipynb #4f4b5c2c
 def start_stage(args, rest: list[str]) -> int:

@@ -79,7 +79,7 @@ def series_overrides(training: Run, given: dict, evaluation: Run, task: str | No
             "--dataset_name"
         )
     own = {**config, **config["tasks"][task]} if task else config
-    found |= {k: v for k, v in own.items() if k in _TAKEN and k != "tasks"}
+    found |= {k: v for k, v in own.items() if k in _TAKEN}
     found["split"] = "heldout"
     if "max_completion_length" in config:
         found["max_new_tokens"] = config["max_completion_length"]

@@ -30,6 +30,10 @@ TASK = {
     "dataset_name": "reasoning_gym/chain_sum",
     "dataset_kwargs": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
 }
+LEVELS = {  # tasks of a curriculum
+    name: {"dataset_kwargs": {"min_terms": n, "max_terms": n, "max_digits": 1}, "num_problems": 20}
+    for name, n in (("two", 2), ("three", 3), ("four", 4))
+}
 TRAINING = {"dtype": "float32", "gradient_checkpointing": False, "learning_rate": 1e-3}
 
 
@@ -40,7 +44,7 @@ def pytest_terminal_summary(terminalreporter, config):
         if seconds := getattr(report, "duration", 0):
             for times, name in (files, report.nodeid.split("::")[0]), (tests, report.nodeid):
                 times[name] = times.get(name, 0) + seconds
-    if sum(files.values()) < 60 or hasattr(config, "workerinput"):
+    if sum(files.values()) < 60:
         return
     before = config.cache.get("r1nb/seconds", "") if config.option.lf else ""
 

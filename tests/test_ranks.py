@@ -14,7 +14,7 @@ import nbformat
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
+from conftest import LEVELS, ROOT, TASK, TRAINING, finish, losses, r1nb, start, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import load_file
 
@@ -125,10 +125,6 @@ SELECTING = {
     "resample_rounds": 2, "rest_solved": 2, "rest_hopeless": 2,
     "eval_strategy": "steps", "eval_steps": 3, "num_eval_problems": 6,
 }  # fmt: skip
-LEVELS = {
-    name: {"dataset_kwargs": {"min_terms": n, "max_terms": n, "max_digits": 1}, "num_problems": 20}
-    for name, n in (("two", 2), ("three", 3), ("four", 4))
-}
 CLIMBING = {
     "reward_funcs": ["lottery:lucky"], "num_generations": 8, "resample_rounds": 1, "tasks": LEVELS,
     "curriculum": list(LEVELS), "curriculum_groups": 6, "curriculum_raise": 0.3,

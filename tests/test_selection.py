@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import TASK, TRAINING, losses
+from conftest import LEVELS, TASK, TRAINING, losses
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -119,12 +119,6 @@ def test_a_resumed_run_meets_the_same_problems(trained, tmp_path, shortcuts):
         assert row["frac_reward_zero_std"] == pytest.approx(left)
     first = [row["groups/reward_before"] for row in rows][:2]
     assert summary["reward_first"] == pytest.approx(sum(first) / 2, abs=1e-4)
-
-
-LEVELS = {
-    name: {"dataset_kwargs": {"min_terms": n, "max_terms": n, "max_digits": 1}, "num_problems": 20}
-    for name, n in (("two", 2), ("three", 3), ("four", 4))
-}
 
 
 def test_a_resumed_curriculum_is_at_the_same_level(trained, tmp_path):
